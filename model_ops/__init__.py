@@ -1,0 +1,1 @@
+"""How models are used: programs, engines, curation, training, benchmarks. Runs without Prefect."""

@@ -1,0 +1,1 @@
+"""The methods as pure generators: no engine, no Ray, no Prefect inside."""

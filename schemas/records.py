@@ -1,0 +1,85 @@
+"""The small JSON records of a run: metrics, evaluations, decisions, rounds, the champion pointer."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """Base of all records: frozen and closed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Metric(Record):
+    """A mean over items with its confidence interval; all in [0, 1] unless the name says else."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    chance: float | None = None
+    """What a uniform guesser gets (games: 1/N)."""
+
+
+class Evaluation(Record):
+    """What one model scored. `items` are the prefixes of the per-item Parquet artifacts."""
+
+    model_digest: str
+    metrics: dict[str, Metric]
+    items: dict[str, str]
+    inputs_digest: str
+
+
+class Decision(Record):
+    """What the gate said, with its reasons in words."""
+
+    decision: Literal["promote", "hold"]
+    reasons: list[str]
+    gain: Metric | None = None
+    """The paired gain of the primary metric."""
+
+
+class StageRecord(Record):
+    """One finished stage of a round: prefixes and digests of what it made."""
+
+    name: str
+    method: str
+    artifacts: dict[str, str]
+    """Artifact (games, transcripts, train, model) -> prefix; its manifest is there."""
+    funnel: dict[str, int]
+    seconds: dict[str, float]
+    """Step -> wall-clock seconds of the run that made it."""
+    tokens_per_second: float
+    model_digest: str
+
+
+class RoundRecord(Record):
+    """`round.json`: one round from start model to decision. Round 0 is the base."""
+
+    round: int
+    model: str
+    """Digest of the candidate that was evaluated."""
+    model_prefix: str
+    trained_from: str | None
+    """Digest of the model that training started from."""
+    decision: Literal["base", "promote", "hold"]
+    reasons: list[str]
+    gain: Metric | None = None
+    stages: list[StageRecord] = []
+    evaluation: Evaluation
+    funnel: dict[str, int] = {}
+    seconds: dict[str, float] = {}
+    tokens_per_second: float = 0.0
+    finished_at: str = ""
+
+
+class Champion(Record):
+    """`champion.json`: the pointer to the model in use; changed last, by compare-and-swap."""
+
+    digest: str
+    prefix: str
+    round: int
+    decision: str
+    history: list[str] = []
+    """Digests of all champions so far, oldest first."""

@@ -1,0 +1,189 @@
+"""One model per kind of row: what stands in each Parquet file of a root.
+
+The Arrow schema of a file is derived from its row model (`schemas.arrow`), so this file is the
+only place where a column is named.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+IMAGE = "image"
+"""The type of a content part that stands for the next picture of the row's `images`."""
+
+
+class Row(BaseModel):
+    """Base of all rows: frozen, and closed to unknown columns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def row_id(kind: str, **inputs: Any) -> str:
+    """Deterministic id of a row: sha256 over its kind and *inputs* (never over sampled text)."""
+    text = json.dumps([kind, inputs], sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Picture(Row):
+    """An image as `datasets` stores it: encoded bytes and, if it came from a file, its path."""
+
+    bytes: bytes
+    path: str | None = None
+
+
+class ImageRow(Row):
+    """One image of the collection (`images/`). `image_id` is the sha256 of the bytes."""
+
+    image_id: str
+    image: Picture
+    width: int
+    height: int
+    source: str
+    split: str
+    facts: str | None = None
+    """JSON ground truth of a nursery scene; read by benchmarks only, never by a method."""
+
+
+class ImageRef(Row):
+    """Where an image is: its id, and the shard and row of the images manifest that hold it."""
+
+    image_id: str
+    shard: int
+    row: int
+
+
+class Provenance(Row):
+    """Columns that every generated row carries."""
+
+    row_id: str
+    round: int
+    stage: str
+    model_digest: str
+    prompt_version: str
+    seed: int
+
+
+class GameRow(Row):
+    """A planned game: the images in shown order and the target's position (from 0)."""
+
+    row_id: str
+    group_id: str
+    images: list[ImageRef]
+    target: int
+    grouping: str
+    mean_similarity: float
+    seed: int
+
+
+class Turn(Row):
+    """One question and answer of a game, and the Guesser's private belief after it."""
+
+    question: str
+    answer: str
+    question_logprob: float
+    answer_logprob: float
+    summary: str
+    """The Guesser's private running summary (joint mode), or its beliefs in words."""
+    beliefs: list[float]
+    """Probability of being the target, per shown image; empty where the mode has none."""
+    consistency: float | None = None
+    """Share of re-asked answers equal to the recorded one."""
+    counterfactual: str | None = None
+    """What the Describer answers when shown the nearest distractor instead of the target."""
+
+
+class TranscriptRow(Provenance):
+    """A played game."""
+
+    group_id: str
+    images: list[ImageRef]
+    target: int
+    guess: int | None
+    won: bool
+    turns: list[Turn]
+    stop_reason: str
+    mode: str
+    rotation_pass: float | None = None
+    """Share of the other image orders in which the same dialog leads to the target."""
+    blind_pass: float | None = None
+    """Share of guesses that are right without any dialog."""
+    mean_similarity: float
+    num_calls: int
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_image_tokens: int
+    seconds: float
+
+
+class Part(Row):
+    """A part of a message: `{type: "text", text}` or `{type: "image", text: None}`."""
+
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(Row):
+    """A message as TRL reads it."""
+
+    role: str
+    content: list[Part]
+
+
+class TrainRow(Provenance):
+    """A prompt-completion row that TRL's SFTTrainer reads as it is."""
+
+    prompt: list[ChatMessage]
+    completion: list[ChatMessage]
+    images: list[Picture]
+    weight: float
+    role: str
+    """Which seat of the game said it: ask, answer, decide, verdict, summary."""
+    source_row_id: str
+    image_ids: list[str]
+
+
+class QuestionRow(Row):
+    """An item of a VQA benchmark. `answers` are the accepted references."""
+
+    row_id: str
+    image: ImageRef
+    kind: str
+    question: str
+    answers: list[str]
+    domain: str
+    seed: int
+
+
+class ItemRow(Row):
+    """One benchmark item with the model's reply; `score` is 1 or 0 (VQA-accuracy: in between)."""
+
+    row_id: str
+    benchmark: str
+    """For example `field/game4_success` or `field/vqa`."""
+    kind: str
+    image_ids: list[str]
+    prompt: str
+    expected: str
+    reply: str
+    score: float
+    detail: str | None = None
+    """JSON: for games the turns, guess and rotation share."""
+    model_digest: str
+    prompt_version: str
+    seed: int
+    num_calls: int
+    num_prompt_tokens: int
+    num_output_tokens: int
+
+
+class QuarantineRow(Row):
+    """What could not be used, why, and the row as far as it was known (JSON)."""
+
+    row_id: str
+    kind: str
+    reason: str
+    detail: str
+    source: str
+    payload: str
