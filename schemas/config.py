@@ -93,8 +93,8 @@ class GroupingConfig(Config):
     """`similarity`: neighbours of a seed image; `cluster`: inside a k-means cluster."""
     encoder: str = "nursery://clip"
     """The image encoder: a CLIP or SigLIP folder or hub id, or `nursery://clip`."""
-    nearest: int = Field(default=1, ge=0)
-    """`similarity`: the closest neighbour rank that may be a distractor."""
+    nearest: int = Field(default=1, ge=1)
+    """`similarity`: the closest neighbour rank that may be a distractor (1: the most alike)."""
     farthest: int = Field(default=12, ge=1)
     """`similarity`: the farthest neighbour rank that may be a distractor."""
     max_cosine: float = Field(default=0.999, gt=0, le=1)
@@ -109,7 +109,14 @@ class DialogPlayConfig(Config):
     max_turns: dict[int, int] = {2: 3, 4: 6}
     """Turn limit by number of images."""
     ready_confidence: float = Field(default=0.9, gt=0, le=1)
-    """Guess early once the best candidate's belief reaches this."""
+    """`per_image`: guess early once the best candidate's belief reaches this (in `joint` mode the
+    model itself says when it is ready)."""
+    verdict_scope: Literal["pair", "dialog"] = "pair"
+    """`per_image`: judge a candidate by the newest question and answer only (beliefs multiply over
+    turns), or by the whole dialog at every turn (the newest verdict is the belief)."""
+    belief_clip: float = Field(default=0.02, gt=0, lt=0.5)
+    """`per_image`: a verdict counts as at least this and at most 1 - this, so that one wrong
+    verdict can be made good."""
     ask_temperature: float = Field(default=0.7, ge=0)
     """Temperature of questions."""
     answer_temperature: float = Field(default=0.3, ge=0)
@@ -157,12 +164,20 @@ class DialogCurationConfig(Config):
     """Games kept per image group."""
     max_per_target: int | None = Field(default=2, ge=1)
     """Games kept per target image."""
-    role_weights: dict[Literal["ask", "answer", "decide", "summary", "verdict"], float] = {
-        "ask": 0.5, "answer": 1.0, "decide": 1.0, "verdict": 1.0, "summary": 0.25,
+    role_weights: dict[Literal["ask", "answer", "decide", "guess", "verdict"], float] = {
+        "ask": 0.5, "answer": 1.0, "decide": 1.0, "guess": 1.0, "verdict": 1.0,
     }
-    """Loss weight of each role's rows; 0 leaves the role out."""
+    """Loss weight of each role's rows; 0 (or no entry) leaves the role out. In joint mode the
+    private summary is part of the `decide` rows."""
+    counterfactual_answers: bool = False
+    """Also learn what the Describer said about the nearest distractor (further `answer` rows)."""
+    guess_rotations: bool = True
+    """Joint mode: repeat each `guess` row for all image orders, the position re-mapped."""
+    max_distractor_belief: float = Field(default=0.05, ge=0, lt=1)
+    """`per_image`: a distractor gives "no" verdict rows only if its final belief is at most this."""
     balance_answers: bool = False
-    """Keep equally many yes and no answers (guards against collapse to one of them)."""
+    """Keep equally many yes and no completions within each role (guards against collapse to one
+    of them)."""
 
 
 class SftConfig(Config):
@@ -206,6 +221,8 @@ class SftConfig(Config):
     """One GPU per worker."""
     gradient_checkpointing: bool = False
     """Trade compute for memory."""
+    mixed_precision: Literal["auto", "off"] = "auto"
+    """`auto`: matrix products in bfloat16 where the processor has them; weights keep their type."""
 
 
 class DialogStage(Config):
@@ -241,14 +258,17 @@ class BenchmarkConfig(Config):
     num_images: int = Field(default=4, ge=2)
     """`game`: images per game."""
     questions_uri: str | None = None
-    """`vqa` on real images: a JSONL or Parquet file of image, question, answers."""
+    """`vqa` on real images: a JSONL or Parquet file of `image` (path as in `images`), `question`,
+    `answers` and perhaps `kind`; scored by VQA-accuracy. Without it the images must be the
+    nursery's, whose questions are made from facts and scored by exact match."""
     play: DialogPlayConfig = DialogPlayConfig(rotations=True, blind=False, reasks=0,
                                               counterfactual=False)
     """`game`: the rules."""
     grouping: GroupingConfig = GroupingConfig()
     """`game`: how images become games."""
     cross_play: bool = False
-    """`game`: also play the candidate as Describer with the previous champion as Guesser."""
+    """`game`: the candidate describes, the champion guesses: gains that vanish with an older
+    partner are a private code. The metric is `<domain>/game<N>_crossplay`."""
 
 
 class EvaluationConfig(Config):

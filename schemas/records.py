@@ -54,26 +54,6 @@ class StageRecord(Record):
     model_digest: str
 
 
-class RoundRecord(Record):
-    """`round.json`: one round from start model to decision. Round 0 is the base."""
-
-    round: int
-    model: str
-    """Digest of the candidate that was evaluated."""
-    model_prefix: str
-    trained_from: str | None
-    """Digest of the model that training started from."""
-    decision: Literal["base", "promote", "hold"]
-    reasons: list[str]
-    gain: Metric | None = None
-    stages: list[StageRecord] = []
-    evaluation: Evaluation
-    funnel: dict[str, int] = {}
-    seconds: dict[str, float] = {}
-    tokens_per_second: float = 0.0
-    finished_at: str = ""
-
-
 class Champion(Record):
     """`champion.json`: the pointer to the model in use; changed last, by compare-and-swap."""
 
@@ -83,3 +63,27 @@ class Champion(Record):
     decision: str
     history: list[str] = []
     """Digests of all champions so far, oldest first."""
+
+
+class RoundRecord(Record):
+    """`round.json`: one round from start model to decision. Round 0 is the base."""
+
+    round: int
+    model: str
+    """Digest of the candidate that was evaluated."""
+    model_prefix: str
+    trained_from: str | None
+    """Digest of the model that training started from."""
+    incumbent: Champion | None = None
+    """The champion that the candidate had to beat."""
+    decision: Literal["base", "promote", "hold"]
+    reasons: list[str]
+    gain: Metric | None = None
+    stages: list[StageRecord] = []
+    evaluation: Evaluation
+    funnel: dict[str, int] = {}
+    seconds: dict[str, float] = {}
+    tokens_per_second: float = 0.0
+    config_digest: str = ""
+    """The configuration that shaped it: a later run with another one keeps the round, and says so."""
+    finished_at: str = ""

@@ -75,6 +75,8 @@ class GameRow(Row):
     grouping: str
     mean_similarity: float
     seed: int
+    nearest: int | None = None
+    """Position of the distractor that is most like the target."""
 
 
 class Turn(Row):
@@ -92,6 +94,12 @@ class Turn(Row):
     """Share of re-asked answers equal to the recorded one."""
     counterfactual: str | None = None
     """What the Describer answers when shown the nearest distractor instead of the target."""
+    asked_about: int | None = None
+    """The one image the asker saw (per_image mode); None: all of them."""
+    fits: list[float] = []
+    """This turn's verdicts (per_image mode): P(yes, it fits) per shown image."""
+    decision: str | None = None
+    """The Guesser's decision as JSON (joint mode), as it stands in the `decide` row."""
 
 
 class TranscriptRow(Provenance):
@@ -105,6 +113,11 @@ class TranscriptRow(Provenance):
     turns: list[Turn]
     stop_reason: str
     mode: str
+    """`joint` or `per_image`."""
+    verdict_scope: str | None = None
+    """per_image mode: what a verdict was about, `pair` or `dialog`."""
+    nearest: int | None = None
+    """Position of the distractor that the counterfactual answers are about."""
     rotation_pass: float | None = None
     """Share of the other image orders in which the same dialog leads to the target."""
     blind_pass: float | None = None
@@ -114,7 +127,6 @@ class TranscriptRow(Provenance):
     num_prompt_tokens: int
     num_output_tokens: int
     num_image_tokens: int
-    seconds: float
 
 
 class Part(Row):
@@ -139,7 +151,7 @@ class TrainRow(Provenance):
     images: list[Picture]
     weight: float
     role: str
-    """Which seat of the game said it: ask, answer, decide, verdict, summary."""
+    """What was said: ask, answer, decide, guess, verdict."""
     source_row_id: str
     image_ids: list[str]
 

@@ -1,0 +1,98 @@
+"""Checks of rows at the moment they are written: each raises `DropError` with its reason code.
+
+Pure functions of the row. What fails goes to quarantine (`schemas.artifacts.write_shard`). Reason
+codes: `empty_prompt`, `empty_completion`, `bad_message`, `placeholder_mismatch`,
+`undecodable_image`, `reward_word_leak`, `too_long`, `bad_weight`, `chosen_equals_rejected`.
+"""
+
+import io
+import math
+from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
+
+from schemas.errors import DropError
+from schemas.rows import IMAGE, ChatMessage, TrainRow
+
+ROLES = ("system", "user", "assistant")
+MAX_TOKENS = 32_768
+"""Default token budget of a row: a guard against runaway text; a stage sets its own."""
+
+
+def count_words(text: str) -> int:
+    """Words by white space: a lower bound of any tokenizer's count on ordinary text."""
+    return len(text.split())
+
+
+def check_train_row(row: TrainRow, *, reward_words: Collection[str] = (),
+                    max_tokens: int = MAX_TOKENS,
+                    count_tokens: Callable[[str], int] = count_words) -> None:
+    """Whether TRL can train on `row`; `DropError` with the reason if not.
+
+    `reward_words` are the words that condition the prompt (MACAROON section 4: "good", "bad"): a
+    completion that starts with one has learnt the label, not the answer. `max_tokens` is the budget
+    of prompt and completion text together, counted by `count_tokens` (images not included).
+    """
+    check_messages(row.prompt, row.completion)
+    placeholders = sum(part.type == IMAGE for message in [*row.prompt, *row.completion]
+                       for part in message.content)
+    if placeholders != len(row.images):
+        raise DropError("placeholder_mismatch",
+                        f"{placeholders} image parts, {len(row.images)} images")
+    if not (math.isfinite(row.weight) and row.weight >= 0):
+        raise DropError("bad_weight", f"weight {row.weight}")
+    check_reward_words(row.completion, reward_words)
+    length = count_tokens(text_of(row.prompt)) + count_tokens(text_of(row.completion))
+    if length > max_tokens:
+        raise DropError("too_long", f"{length} tokens, the budget is {max_tokens}")
+    for position, picture in enumerate(row.images):
+        problem = _decoding_problem(picture.bytes)
+        if problem:
+            raise DropError("undecodable_image", f"image {position}: {problem}")
+
+
+def check_messages(prompt: Sequence[ChatMessage], completion: Sequence[ChatMessage]) -> None:
+    """Roles and parts are what TRL reads; the prompt has content, the completion has text."""
+    for message in [*prompt, *completion]:
+        if message.role not in ROLES:
+            raise DropError("bad_message", f"role {message.role!r} is none of {ROLES}")
+        for part in message.content:
+            if part.type not in ("text", IMAGE) or (part.type == IMAGE) != (part.text is None):
+                raise DropError("bad_message", f"a {part.type!r} part with text {part.text!r}")
+    if not any(message.content for message in prompt):
+        raise DropError("empty_prompt")
+    if not text_of(completion).strip():
+        raise DropError("empty_completion")
+    if any(message.role != "assistant" for message in completion):
+        raise DropError("bad_message", "a completion holds assistant messages only")
+
+
+def check_reward_words(completion: Sequence[ChatMessage], reward_words: Collection[str]) -> None:
+    """The completion must not start with a reward word (inside a sentence it is just a word)."""
+    words = text_of(completion).split(maxsplit=1)
+    first = words[0].strip(".,:;!?\"'").lower() if words else ""
+    if first in {word.lower() for word in reward_words}:
+        raise DropError("reward_word_leak", f"the completion starts with {first!r}")
+
+
+def check_preference(chosen: Sequence[ChatMessage], rejected: Sequence[ChatMessage]) -> None:
+    """A preference needs two different answers (white space and case aside)."""
+    if text_of(chosen).lower().split() == text_of(rejected).lower().split():
+        raise DropError("chosen_equals_rejected", text_of(chosen)[:80])
+
+
+def text_of(messages: Sequence[ChatMessage]) -> str:
+    """All text parts, one per line."""
+    return "\n".join(part.text for message in messages for part in message.content
+                     if part.text is not None)
+
+
+@lru_cache(maxsize=32)  # the rows of one game come one after another and share their pictures
+def _decoding_problem(data: bytes) -> str:
+    from PIL import Image  # only rows with pictures need it
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except Exception as error:  # decoders raise anything on hostile bytes
+        return f"{type(error).__name__}: {error}"
+    return ""

@@ -1,0 +1,73 @@
+"""Write-time checks: each bad row has its reason code, and good rows pass."""
+
+from typing import Any
+
+import pytest
+
+from schemas.checks import check_preference, check_train_row
+from schemas.errors import DropError
+from schemas.manifest import digest
+from schemas.rows import ChatMessage, Part, Picture, row_id
+from tests.schemas.rows_for_tests import message, png, train_row
+
+BAD: list[tuple[str, dict[str, Any]]] = [
+    ("placeholder_mismatch", {"images": []}),
+    ("placeholder_mismatch", {"prompt": [message("user", "no picture")]}),
+    ("undecodable_image", {"images": [Picture(bytes=png()[:40])]}),
+    ("undecodable_image", {"images": [Picture(bytes=b"")]}),
+    ("empty_prompt", {"prompt": [], "images": []}),
+    ("empty_completion", {"completion": []}),
+    ("empty_completion", {"completion": [message("assistant", "  \n")]}),
+    ("bad_message", {"completion": [message("user", "yes")]}),
+    ("bad_message", {"completion": [message("robot", "yes")]}),
+    ("bad_message", {"prompt": [ChatMessage(role="user", content=[Part(type="image", text="x")])]}),
+    ("bad_message", {"prompt": [ChatMessage(role="user", content=[Part(type="text")])]}),
+    ("bad_message", {"prompt": [ChatMessage(role="user", content=[Part(type="video", text="")])]}),
+    ("bad_weight", {"weight": float("nan")}),
+    ("bad_weight", {"weight": -1.0}),
+    ("too_long", {"completion": [message("assistant", "so " * 40_000)]}),
+]
+
+
+@pytest.mark.parametrize(("reason", "changes"), BAD)
+def test_each_defect_has_its_reason(reason: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(DropError) as caught:
+        check_train_row(train_row(**changes))
+    assert caught.value.reason == reason
+
+
+def test_a_good_row_passes() -> None:
+    check_train_row(train_row())
+    check_train_row(train_row(), reward_words=("good", "bad"), max_tokens=10)
+
+
+def test_a_completion_that_starts_with_the_reward_word_leaks_it() -> None:
+    for text in ("Good yes", "bad", '"good", a cat'):
+        with pytest.raises(DropError, match="reward_word_leak"):
+            check_train_row(train_row(completion=[message("assistant", text)]),
+                            reward_words=("good", "bad"))
+    check_train_row(train_row(completion=[message("assistant", "a good cat")]),
+                    reward_words=("good", "bad"))
+
+
+def test_the_token_budget_counts_prompt_and_completion_with_the_given_tokenizer() -> None:
+    check_train_row(train_row(), max_tokens=len("is it red ?yes"), count_tokens=len)
+    with pytest.raises(DropError, match="too_long"):
+        check_train_row(train_row(), max_tokens=len("is it red ?yes") - 1, count_tokens=len)
+
+
+def test_a_preference_needs_two_answers() -> None:
+    check_preference([message("assistant", "yes")], [message("assistant", "no")])
+    with pytest.raises(DropError, match="chosen_equals_rejected"):
+        check_preference([message("assistant", "Yes  it is")], [message("assistant", "yes it is")])
+
+
+def test_row_ids_come_from_inputs_only_and_in_any_order() -> None:
+    first = row_id("games", images=["a", "b"], seed=1)
+    assert first == row_id("games", seed=1, images=["a", "b"]) and len(first) == 32
+    assert len({first, row_id("games", images=["b", "a"], seed=1), row_id("x", seed=1)}) == 3
+
+
+def test_a_digest_of_a_model_is_that_of_its_json() -> None:
+    row = train_row(images=[])
+    assert digest(row) == digest(row.model_dump(mode="json"))
