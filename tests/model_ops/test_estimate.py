@@ -1,0 +1,215 @@
+"""The plan of a run: counted by hand on small configurations, and honest about what is unknown."""
+
+import sys
+from pathlib import Path
+from subprocess import run
+
+import pytest
+import yaml
+from PIL import Image
+
+from model_ops.estimate import NURSERY_IMAGE_TOKENS, Estimate, estimate
+from model_ops.images import import_images
+from model_ops.workload import WORDINGS, kept_games, mean_turns, play_calls
+from schemas.config import (
+    BenchmarkConfig,
+    DialogCurationConfig,
+    DialogPlayConfig,
+    DialogStage,
+    EngineConfig,
+    EvaluationConfig,
+    ImagesConfig,
+    ModelConfig,
+    RunConfig,
+    SftConfig,
+    StopRule,
+)
+from schemas.errors import ConfigError
+from schemas.store import Store
+
+NURSERY = ImagesConfig(uri="nursery://field", limit=200)
+
+
+def nursery(root: Path, **changes: object) -> RunConfig:
+    """A small nursery run; *changes* replace fields."""
+    fields = {
+        "root": str(root),
+        "model": ModelConfig(uri="nursery://vlm", prompts="nursery"),
+        "images": NURSERY,
+        "engine": EngineConfig(max_model_len=512, num_actors=2),
+        "stages": [DialogStage(games={4: 80, 2: 40}, play=DialogPlayConfig(guesser="per_image"),
+                               train=SftConfig(adapter="full", batch_size=16))],
+        "evaluation": EvaluationConfig(benchmarks=[
+            BenchmarkConfig(kind="game", images=NURSERY, num_items=100),
+            BenchmarkConfig(kind="vqa", images=NURSERY, num_items=300)]),
+        "stop": StopRule(rounds=2),
+    }
+    return RunConfig.model_validate(fields | changes)
+
+
+def photographs(folder: Path, num: int, size: tuple[int, int] = (1600, 1200)) -> ImagesConfig:
+    """A folder with *num* photographs, one text file among them."""
+    folder.mkdir()
+    for index in range(num):
+        Image.new("RGB", size, (index * 25, 90, 90)).save(folder / f"{index:03d}.jpg")
+    (folder / "empty.jpg").touch()
+    return ImagesConfig(uri=str(folder))
+
+
+def photo_run(tmp_path: Path, **changes: object) -> RunConfig:
+    """A run of a hub model on ten photographs."""
+    fields: dict[str, object] = {
+        "model": ModelConfig(uri="Qwen/Qwen2.5-VL-7B-Instruct"),
+        "engine": EngineConfig(num_gpus=1, num_actors=4),
+        "images": photographs(tmp_path / "photos", 10),
+        "stages": [DialogStage(games={4: 20}, train=SftConfig(use_gpu=True, num_workers=2))],
+    }
+    return nursery(tmp_path / "root", **(fields | changes))
+
+
+def calls_of(plan: Estimate, step: str) -> int:
+    return next(each.calls for each in plan.stages[0].calls if each.step == step)
+
+
+def test_the_nursery_plan_follows_the_formulas(tmp_path: Path) -> None:
+    plan = estimate(nursery(tmp_path))
+    rules = DialogPlayConfig(guesser="per_image")
+    turns = {num: mean_turns(rules, num) for num in (4, 2)}
+    assert (plan.images, plan.games, plan.rounds, plan.engines, plan.gpus) == (200, 120, 2, 2, 0)
+    assert plan.image_tokens == NURSERY_IMAGE_TOKENS
+    assert calls_of(plan, "ask") == round(80 * turns[4] + 40 * turns[2])
+    assert calls_of(plan, "verdict") == round(80 * 4 * turns[4] + 40 * 2 * turns[2])
+    assert plan.calls == sum(each.calls for each in plan.stages[0].calls)
+    assert plan.evaluation_items == 400
+    assert plan.evaluation_calls > 300
+    assert plan.model_context == 1024
+    assert plan.disk_bytes > plan.image_bytes
+    assert plan.warnings == []
+
+
+def test_it_is_frozen_json_able_and_can_be_shown(tmp_path: Path) -> None:
+    plan = estimate(nursery(tmp_path))
+    assert Estimate.model_validate_json(plan.model_dump_json()) == plan
+    labels = dict(plan.render())
+    assert labels["images"].startswith("200")
+    assert "training per round" in plan.text
+
+
+def test_checks_that_are_off_cost_no_call() -> None:
+    bare = DialogPlayConfig(rotations=False, blind=False, reasks=0, counterfactual=False)
+    steps = {each.step for each in play_calls(bare, {4: 10}, 300, "default")}
+    assert steps == {"ask", "answer", "decide", "guess"}
+    full = {each.step for each in play_calls(DialogPlayConfig(), {4: 10}, 300, "default")}
+    assert full - steps == {"rotations", "blind", "re-ask", "counterfactual"}
+
+
+def test_a_joint_prompt_holds_all_images() -> None:
+    calls = {c.step: c for c in play_calls(DialogPlayConfig(), {4: 10}, 1000, "default")}
+    assert calls["ask"].prompt_tokens / calls["ask"].calls > 4000
+    assert calls["answer"].prompt_tokens / calls["answer"].calls < 1500
+    each = calls["decide"].output_tokens / calls["decide"].calls
+    assert each == WORDINGS["default"].output["decide"]
+
+
+def test_kept_games_respect_selection_and_caps() -> None:
+    curated, blind = DialogCurationConfig(), DialogCurationConfig(select="unfiltered")
+    assert kept_games(curated, 1000, 10_000) == 250
+    assert kept_games(curated, 1000, 20) == 40
+    assert kept_games(blind, 1000, 20) == 970
+
+
+def test_training_is_capped_by_rows_and_steps(tmp_path: Path) -> None:
+    train = SftConfig(batch_size=4, max_rows=40, epochs=2)
+    stage = DialogStage(games={4: 100}, train=train)
+    assert estimate(nursery(tmp_path, stages=[stage])).training_steps == 20
+    short = stage.model_copy(update={"train": train.model_copy(update={"max_steps": 3})})
+    assert estimate(nursery(tmp_path, stages=[short])).training_steps == 3
+
+
+def test_a_folder_is_counted_without_decoding(tmp_path: Path) -> None:
+    plan = estimate(photo_run(tmp_path))
+    assert plan.images == 10
+    assert plan.image_tokens == -(-1600 * 1200 // 784)
+    assert plan.gpus == 4
+    assert plan.model_context is None
+    assert any("Qwen2.5-VL-7B-Instruct" in note for note in plan.notes)
+    assert any("1 files cannot be used" in note for note in plan.notes)
+
+
+def test_images_that_overflow_the_context_are_counted(tmp_path: Path) -> None:
+    config = photo_run(tmp_path)
+    assert any(w.startswith("10 images are too large") for w in estimate(config).warnings)
+    small = config.engine.model_copy(update={"max_image_pixels": 602_112})
+    assert not any("too large" in w for w in estimate(
+        config.model_copy(update={"engine": small})).warnings)
+
+
+def test_what_was_imported_is_read_from_its_manifest(tmp_path: Path) -> None:
+    config = photo_run(tmp_path)
+    import_images(Store(config.root), config.images)
+    for photo in Path(config.images.uri).iterdir():
+        photo.unlink()
+    plan = estimate(config)
+    assert plan.images == 10
+    assert not any("not imported" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("content", [None, "", "no picture"], ids=["absent", "empty", "text"])
+def test_a_folder_without_images_is_an_error(tmp_path: Path, content: str | None) -> None:
+    folder = tmp_path / "photos"
+    if content is not None:
+        folder.mkdir()
+        if content:
+            (folder / "note.jpg").write_text(content)
+    with pytest.raises(ConfigError, match="photos"):
+        estimate(nursery(tmp_path, images=ImagesConfig(uri=str(folder))))
+
+
+def test_too_few_images_for_a_game_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="games of 4 images"):
+        estimate(nursery(tmp_path, images=ImagesConfig(uri="nursery://field", limit=3)))
+
+
+def test_a_benchmark_folder_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    absent = ImagesConfig(uri=str(tmp_path / "absent"))
+    benchmarks = [BenchmarkConfig(kind="game", images=absent)]
+    with pytest.raises(ConfigError, match="absent"):
+        estimate(nursery(tmp_path, evaluation=EvaluationConfig(benchmarks=benchmarks)))
+
+
+def test_contradictions_are_warned_of(tmp_path: Path) -> None:
+    engine = EngineConfig(max_model_len=4096, num_gpus=1, tensor_parallel_size=2)
+    plan = estimate(nursery(tmp_path, engine=engine, evaluation=EvaluationConfig()))
+    assert any("exceeds the model's context of 1,024" in each for each in plan.warnings)
+    assert any("tensor_parallel_size 2" in each for each in plan.warnings)
+    assert any("gate.primary" in each for each in plan.warnings)
+
+
+def test_a_bucket_out_of_reach_is_planned_by_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.find", _refuse)
+    images = ImagesConfig(uri="memory://photos", limit=500)
+    plan = estimate(nursery(tmp_path, images=images))
+    assert plan.images == 500
+    assert any("cannot be listed" in each for each in plan.warnings)
+    with pytest.raises(ConfigError, match=r"images\.limit"):
+        estimate(nursery(tmp_path, images=ImagesConfig(uri="memory://photos")))
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise PermissionError("403")
+
+
+def test_no_model_is_loaded(repo: Path, tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump(nursery(tmp_path).model_dump(mode="json")))
+    code = (
+        "import sys, yaml\n"
+        "from model_ops.estimate import estimate\n"
+        "from schemas.config import RunConfig\n"
+        f"estimate(RunConfig.model_validate(yaml.safe_load(open({str(config)!r}))))\n"
+        "print(sorted({'torch', 'vllm', 'ray', 'transformers'} & set(sys.modules)))\n"
+    )
+    done = run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

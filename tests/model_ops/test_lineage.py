@@ -1,0 +1,104 @@
+"""The walk from a row to its game, its model and its learners, on a root of the real store."""
+
+from pathlib import Path
+
+import pytest
+
+from model_ops.lineage import Lineage, explain
+from schemas.artifacts import read_manifest, read_rows
+from schemas.errors import FlywheelError
+from schemas.records import RoundRecord
+from schemas.rows import ItemRow, TrainRow, TranscriptRow
+from schemas.store import Store
+from tests.model_ops.rooted import STAGE, build_root
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Two finished rounds."""
+    store = Store(str(tmp_path_factory.mktemp("lineage")))
+    build_root(store, rounds=2)
+    return store
+
+
+@pytest.fixture(scope="module")
+def records(root: Store) -> list[RoundRecord]:
+    """The round records of the root."""
+    names = [f"rounds/round={number:04d}/round.json" for number in range(3)]
+    return [RoundRecord.model_validate_json(root.read_bytes(name)) for name in names]
+
+
+def rows_of(store: Store, number: int, artifact: str, row_type: type) -> list:
+    manifest = read_manifest(store, f"rounds/round={number:04d}/{STAGE}/{artifact}")
+    return list(read_rows(store, manifest, row_type))
+
+
+def said(lineage: Lineage) -> list[str]:
+    return [step.what for step in lineage.steps]
+
+
+def test_a_training_row_leads_to_its_game_and_its_learner(
+    root: Store, records: list[RoundRecord]
+) -> None:
+    row = rows_of(root, 2, "train", TrainRow)[-1]
+    lineage = explain(root, row.row_id)
+    assert (lineage.kind, lineage.round, lineage.stage) == ("train", 2, STAGE)
+    assert lineage.game_id == row.source_row_id
+    assert row.row_id in lineage.training_rows
+    assert lineage.model_digest == records[1].model
+    assert lineage.learnt_by == [records[2].model]
+    assert lineage.image_ids == row.image_ids
+    assert (lineage.seed, lineage.prompt_version) == (row.seed, "nursery-1")
+    assert lineage.rules["play"]["guesser"] == "per_image"
+    assert "images" not in lineage.row
+    assert said(lineage) == ["images", "written by", "transcripts row", "train row", "kept",
+                             "learnt by", "decision"]
+    assert "is the champion" in lineage.steps[-1].text
+
+
+def test_a_dropped_game_says_why(root: Store) -> None:
+    game = next(row for row in rows_of(root, 1, "transcripts", TranscriptRow) if not row.won)
+    lineage = explain(root, game.row_id)
+    assert lineage.kind == "transcripts"
+    assert lineage.training_rows == lineage.learnt_by == []
+    assert said(lineage) == ["images", "written by", "transcripts row", "dropped"]
+    assert "lost" in lineage.steps[-1].text
+
+
+def test_a_kept_game_names_its_rows(root: Store) -> None:
+    source = rows_of(root, 1, "train", TrainRow)[0].source_row_id
+    lineage = explain(root, source)
+    assert len(lineage.training_rows) == 2
+    assert "kept" in said(lineage)
+
+
+def test_a_benchmark_item_is_found_but_nothing_learnt_from_it(
+    root: Store, records: list[RoundRecord]
+) -> None:
+    prefix = records[0].evaluation.items["field-vqa"]
+    item = next(read_rows(root, read_manifest(root, prefix), ItemRow))
+    lineage = explain(root, item.row_id)
+    assert (lineage.kind, lineage.stage, lineage.learnt_by) == ("items", None, [])
+    assert lineage.model_digest == records[0].model
+    assert said(lineage) == ["written by", "items row", "items row", "items row"]
+
+
+def test_a_row_that_is_only_in_quarantine_is_found(root: Store, tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "root"))
+    build_root(store, rounds=1)
+    path = f"rounds/round=0001/{STAGE}/transcripts/manifest.json"
+    game = next(row for row in rows_of(store, 1, "transcripts", TranscriptRow) if not row.won)
+    store.delete(path)
+    lineage = explain(store, game.row_id)
+    assert lineage.kind == "quarantine"
+    assert "dropped, lost" in lineage.steps[-1].text
+
+
+def test_an_unknown_id_says_what_was_searched(root: Store) -> None:
+    with pytest.raises(FlywheelError, match=r"(?s)searched.*00-dialog/train.*3 finished rounds"):
+        explain(root, "nothing")
+
+
+def test_a_root_without_rounds_is_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(FlywheelError, match="no artifact"):
+        explain(Store(str(tmp_path)), "nothing")
