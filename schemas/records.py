@@ -85,5 +85,5 @@ class RoundRecord(Record):
     seconds: dict[str, float] = {}
     tokens_per_second: float = 0.0
     config_digest: str = ""
-    """The configuration that shaped it: a later run with another one keeps the round, and says so."""
+    """The configuration that shaped it; a later run with another one keeps the round and says so."""
     finished_at: str = ""

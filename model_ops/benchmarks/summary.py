@@ -1,0 +1,93 @@
+"""From answered items to metrics with intervals, and to the scores that the gate pairs.
+
+A game benchmark gives its success and how far it depends on the image order; a VQA benchmark
+gives all questions together and each kind. Nothing is pooled across benchmarks.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from model_ops.gate import bootstrap_interval
+from schemas.artifacts import read_rows
+from schemas.manifest import Manifest
+from schemas.records import Metric
+from schemas.rows import ItemRow
+from schemas.store import Store
+
+CONFIDENCE = 0.95
+_Z = 1.959963984540054
+
+
+class Scored(NamedTuple):
+    """One item's contribution to one metric."""
+
+    metric: str
+    row_id: str
+    score: float
+    chance: float | None
+
+
+def summarise(store: Store, answered: Mapping[str, Manifest]) -> dict[str, Metric]:
+    """The metrics of all benchmarks (slug -> answered items), 95 % intervals included."""
+    scores: dict[str, list[float]] = {}
+    chances: dict[str, list[float | None]] = {}
+    for scored in _all_scores(store, answered):
+        scores.setdefault(scored.metric, []).append(scored.score)
+        chances.setdefault(scored.metric, []).append(scored.chance)
+    return {name: metric_of(scores[name], _mean(chances[name])) for name in sorted(scores)}
+
+
+def item_scores(store: Store, answered: Mapping[str, Manifest]) -> dict[str, dict[str, float]]:
+    """Metric -> item row id -> score: what the gate compares item by item."""
+    scores: dict[str, dict[str, float]] = {}
+    for scored in _all_scores(store, answered):
+        scores.setdefault(scored.metric, {})[scored.row_id] = scored.score
+    return scores
+
+
+def _all_scores(store: Store, answered: Mapping[str, Manifest]) -> Iterator[Scored]:
+    for manifest in answered.values():
+        for row in read_rows(store, manifest, ItemRow):
+            yield from scores_of(row)
+
+
+def scores_of(row: ItemRow) -> Iterator[Scored]:
+    """All metrics that an item counts for."""
+    if not row.kind.startswith("game"):
+        chance = 0.5 if row.kind == "yesno" else None
+        yield Scored(row.benchmark, row.row_id, row.score, None)
+        yield Scored(f"{row.benchmark}_{row.kind}", row.row_id, row.score, chance)
+        return
+    yield Scored(row.benchmark, row.row_id, row.score, 1 / len(row.image_ids))
+    rotation_pass = json.loads(row.detail or "{}").get("rotation_pass")
+    if rotation_pass is not None and row.benchmark.endswith("_success"):
+        name = row.benchmark.removesuffix("success") + "rotation"
+        yield Scored(name, row.row_id, rotation_pass, 1 / len(row.image_ids))
+
+
+def metric_of(scores: Sequence[float], chance: float | None = None) -> Metric:
+    """Mean with its interval: Wilson's for 0/1 scores, a seeded bootstrap's for others."""
+    value = math.fsum(scores) / len(scores)
+    if all(score in (0.0, 1.0) for score in scores):
+        low, high = wilson_interval(int(sum(scores)), len(scores))
+    else:
+        low, high = bootstrap_interval(np.array(scores), CONFIDENCE)
+    return Metric(value=value, low=low, high=high, n=len(scores), chance=chance)
+
+
+def wilson_interval(hits: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a share (E. B. Wilson 1927)."""
+    share = hits / n
+    spread = 1 + _Z**2 / n
+    centre = (share + _Z**2 / (2 * n)) / spread
+    half = _Z / spread * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _mean(chances: Sequence[float | None]) -> float | None:
+    known = [chance for chance in chances if chance is not None]
+    return math.fsum(known) / len(known) if len(known) == len(chances) else None

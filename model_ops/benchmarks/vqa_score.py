@@ -1,0 +1,42 @@
+"""How an answer is scored: the VQA evaluation's normalisation and accuracy, and exact match.
+
+After VQA (Antol et al. 2015; the official vqaEvalDemo script): lower case, number words as digits,
+articles and punctuation removed, contractions restored; accuracy min(1, matches / 3).
+"""
+
+import re
+from collections.abc import Sequence
+
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_DIGITS = {word: str(number) for number, word in enumerate(_NUMBERS)} | {"none": "0"}
+_ARTICLES = frozenset({"a", "an", "the"})
+_CONTRACTED = """
+aren't can't couldn't didn't doesn't don't hadn't hasn't haven't he's how's i'm i've isn't it's
+let's she's shouldn't that's there's they're they've wasn't we've weren't what's where's who's
+won't wouldn't you're you've
+"""
+_CONTRACTIONS = {word.replace("'", ""): word for word in _CONTRACTED.split()}
+_BETWEEN_DIGITS = re.compile(r"(?<=\d),(?=\d)")
+_FULL_STOP = re.compile(r"(?<!\d)\.|\.(?!\d)")
+_PUNCTUATION = re.compile(r"[;/\[\]\"{}()=+\\_\-><@`,?!:]")
+
+
+def normalise_answer(text: str) -> str:
+    """The form in which answers are compared."""
+    text = _BETWEEN_DIGITS.sub("", text.lower().strip())
+    text = _FULL_STOP.sub("", _PUNCTUATION.sub(" ", text))
+    words = (_DIGITS.get(word, word) for word in text.split())
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def exact_match(reply: str, answers: Sequence[str]) -> float:
+    """1 if the normalised reply is one of the normalised references, else 0."""
+    said = normalise_answer(reply)
+    return float(any(normalise_answer(answer) == said for answer in answers))
+
+
+def vqa_accuracy(reply: str, answers: Sequence[str]) -> float:
+    """min(1, matches / 3) over the references; with fewer than three, all of them must match."""
+    said = normalise_answer(reply)
+    matches = sum(normalise_answer(answer) == said for answer in answers)
+    return min(1.0, matches / min(3, len(answers))) if answers else 0.0

@@ -1,0 +1,182 @@
+"""Curation of dialog games: transcripts in, training shards and quarantine out.
+
+Two passes over the transcripts: the first judges games and rows by small keys only, the second
+writes what was chosen, shard by shard, with the pixels read as each shard is written. So memory
+stays flat in the images, and a killed run goes on at the first shard without a receipt.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from model_ops.curation.selection import count_funnel, exclude_rows, judge, select_games
+from model_ops.curation.train_rows import PlannedRow, plan_rows, train_row
+from model_ops.images import ImageReader
+from model_ops.prompts import Prompts
+from schemas.artifacts import (
+    find_manifest,
+    publish,
+    read_quarantine,
+    read_receipt,
+    read_rows,
+    sum_stats,
+    write_shard,
+)
+from schemas.config import DialogCurationConfig
+from schemas.errors import ConfigError
+from schemas.manifest import Manifest, Shard, digest
+from schemas.rows import Picture, QuarantineRow, TrainRow, TranscriptRow
+from schemas.store import Store
+
+CODE_VERSION = 1
+"""Raise it when curation changes, so that finished shards of older code are not reused."""
+MAX_DROPPED_PER_SHARD = 4096
+
+
+def curate(
+    store: Store,
+    transcripts: Manifest,
+    images: Manifest,
+    config: DialogCurationConfig,
+    prompts: Prompts,
+    prefix: str,
+    shard_size: int,
+    seed: int,
+) -> Manifest:
+    """Judge *transcripts*, write the chosen games' rows under *prefix*, publish the manifest.
+
+    Finished work for the same inputs is returned as it is. Dropped games stand in the shards'
+    quarantine with their reason. The funnel adds up: played = kept + all drops.
+    """
+    job = _Job(store, transcripts, images, config, prompts, prefix, shard_size, seed)
+    done = find_manifest(store, prefix, job.inputs_digest)
+    return done or publish(store, _curate(job))
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """The arguments of `curate`."""
+
+    store: Store
+    transcripts: Manifest
+    images: Manifest
+    config: DialogCurationConfig
+    prompts: Prompts
+    prefix: str
+    shard_size: int
+    seed: int
+
+    @property
+    def inputs_digest(self) -> str:
+        """What decides whether finished shards are reused."""
+        settings = self.config.model_dump(mode="json")
+        parents = [self.transcripts.digest, self.images.digest, self.prompts.digest]
+        key = ["curate dialog", CODE_VERSION, settings, parents, self.shard_size, self.seed]
+        return digest(key)
+
+    def games(self) -> Iterator[TranscriptRow]:
+        """The transcripts; `ConfigError` if they were played with other prompts than ours."""
+        for game in read_rows(self.store, self.transcripts, TranscriptRow):
+            if game.prompt_version != self.prompts.digest:
+                raise ConfigError(
+                    f"transcript {game.row_id} was played with prompts {game.prompt_version[:12]}, "
+                    f"but the set {self.prompts.name!r} is now {self.prompts.digest[:12]}: play "
+                    "again, or restore the prompts"
+                )
+            yield game
+
+    def plan(self, game: TranscriptRow) -> list[PlannedRow]:
+        """The rows of a kept game."""
+        return plan_rows(game, self.config, self.prompts)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What goes into one shard: planned rows with their games, and games dropped meanwhile."""
+
+    rows: list[tuple[PlannedRow, TranscriptRow]] = field(default_factory=list)
+    dropped: list[QuarantineRow] = field(default_factory=list)
+
+    def is_full(self, shard_size: int) -> bool:
+        return len(self.rows) >= shard_size or len(self.dropped) >= MAX_DROPPED_PER_SHARD
+
+
+def _curate(job: _Job) -> Manifest:
+    games = [judge(game, job.config) for game in job.games()]
+    chosen = select_games(games, job.config, job.seed)
+    excluded = _excluded_rows(job, chosen)
+    reader = ImageReader(job.store, job.images)
+    batches = _batches(job, chosen, excluded)
+    shards = [_shard(job, index, batch, reader) for index, batch in enumerate(batches)]
+    broken = (row.reason for row in read_quarantine(job.store, job.transcripts))
+    return Manifest(
+        kind="train",
+        prefix=job.prefix,
+        inputs_digest=job.inputs_digest,
+        parents={"transcripts": job.transcripts.digest, "images": job.images.digest},
+        shards=shards,
+        funnel=count_funnel(games, chosen, broken),
+        stats=sum_stats(shards) | _count_excluded(excluded),
+        config=job.config.model_dump(mode="json"),
+    )
+
+
+def _excluded_rows(job: _Job, chosen: Mapping[str, str | None]) -> dict[str, str]:
+    keys = (
+        planned.key(game)
+        for game in job.games()
+        if chosen[game.row_id] is None
+        for planned in job.plan(game)
+    )
+    return exclude_rows(keys, job.config.balance_answers, job.seed)
+
+
+def _batches(
+    job: _Job, chosen: Mapping[str, str | None], excluded: Mapping[str, str]
+) -> Iterator[_Batch]:
+    """Shards in the order of the transcripts; a game is never split. At least one batch."""
+    batch, num_yielded = _Batch(), 0
+    for game in job.games():
+        reason = chosen[game.row_id]
+        if reason is not None:
+            batch.dropped.append(_dropped_game(game, reason))
+        else:
+            planned = ((row, game) for row in job.plan(game))
+            batch.rows += [pair for pair in planned if pair[0].row_id(game) not in excluded]
+        if batch.is_full(job.shard_size):
+            yield batch
+            batch, num_yielded = _Batch(), num_yielded + 1
+    if batch.rows or batch.dropped or not num_yielded:
+        yield batch
+
+
+def _dropped_game(game: TranscriptRow, reason: str) -> QuarantineRow:
+    return QuarantineRow(
+        row_id=game.row_id,
+        kind="transcript",
+        reason=reason,
+        detail=f"guess {game.guess}, target {game.target}, {len(game.turns)} turns",
+        source=game.group_id,
+        payload=game.model_dump_json(),
+    )
+
+
+def _shard(job: _Job, index: int, batch: _Batch, reader: ImageReader) -> Shard:
+    """The finished shard if there is one; else write it (`write_shard` checks every row)."""
+    finished = read_receipt(job.store, job.prefix, index, job.inputs_digest)
+    if finished is not None:
+        return finished
+    weights = job.config.role_weights
+    rows = []
+    for planned, game in batch.rows:
+        pictures = [Picture(bytes=reader.read(ref)) for ref in planned.images]
+        rows.append(train_row(planned, game, pictures, weights[planned.role], job.seed))
+    stats = {f"rows/{role}": float(n) for role, n in Counter(row.role for row in rows).items()}
+    return write_shard(
+        job.store, job.prefix, index, rows, TrainRow, batch.dropped, stats, job.inputs_digest
+    )
+
+
+def _count_excluded(excluded: Mapping[str, str]) -> dict[str, float]:
+    counts = Counter(excluded.values())
+    return {f"rows_left_out/{reason}": float(counts[reason]) for reason in sorted(counts)}

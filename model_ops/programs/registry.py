@@ -1,0 +1,31 @@
+"""The programs by name: how a job, which travels as plain text, finds what to run."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from model_ops.benchmarks.game import GameBenchmark, play_item
+from model_ops.benchmarks.vqa import VqaBenchmark, answer_item
+from model_ops.programs.calls import Program
+from model_ops.programs.dialog import play
+from schemas.config import DialogPlayConfig
+from schemas.rows import GameRow, ItemRow, QuestionRow, Row, TranscriptRow
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramKind:
+    """A program: `factory(item, context)` and the types that it takes and makes."""
+
+    factory: Callable[..., Program[Any]]
+    item_type: type[Row]
+    row_type: type[Row]
+    settings_type: type[BaseModel]
+
+
+PROGRAMS: Mapping[str, ProgramKind] = {
+    "dialog": ProgramKind(play, GameRow, TranscriptRow, DialogPlayConfig),
+    "game_benchmark": ProgramKind(play_item, GameRow, ItemRow, GameBenchmark),
+    "vqa": ProgramKind(answer_item, QuestionRow, ItemRow, VqaBenchmark),
+}
