@@ -1,0 +1,1 @@
+"""The engines that answer model calls, the driver that keeps them full, the pool around them."""

@@ -1,0 +1,104 @@
+"""What a pool is asked to play: the program, its settings, and the models in its seats.
+
+A job's `inputs_digest` decides whether finished shards may be used again; what the rows mean is
+left to the program.
+"""
+
+import hashlib
+import importlib
+import inspect
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from schemas.config import EngineConfig
+from schemas.errors import ConfigError
+from schemas.manifest import Manifest, digest
+
+
+class LocalModel(BaseModel):
+    """Weights that an engine can load. `digest` identifies them, `path` is where they are now;
+    `scripted:<module>:<function>` stands for a scripted engine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    digest: str
+    dtype: str = "auto"
+
+
+class ProgramJob(BaseModel):
+    """A program to play over items. `models` maps seats to models; `""` is the default seat."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    program: str
+    """Key in the registry, or `<module>:<name>` of a `ProgramKind` elsewhere."""
+    settings: dict[str, Any] = {}
+    prompts: str
+    round: int
+    stage: str
+    seed: int
+    models: dict[str, LocalModel]
+    scorer: LocalModel | None = None
+    """The CLIP or SigLIP model that answers `Score` calls, if the program makes any."""
+
+
+class PoolWork(NamedTuple):
+    """One artifact to make: *job* over *items* (with *images*), written under *prefix*."""
+
+    items: Manifest
+    images: Manifest
+    job: ProgramJob
+    prefix: str
+
+
+def find_program(name: str) -> Any:
+    """The `ProgramKind` called *name*. Raises `ConfigError` if there is none."""
+    from model_ops.programs.registry import PROGRAMS
+
+    if name in PROGRAMS:
+        return PROGRAMS[name]
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"no program {name!r}: known are {', '.join(PROGRAMS)}, or give "
+                          f"<module>:<name>") from error
+
+
+def inputs_digest(work: PoolWork, engine: EngineConfig) -> str:
+    """sha256 over all that shapes the rows: job, parents, prompts, models, engine, code.
+
+    Pool size, batch sizes and where the weights lie do not count.
+    """
+    from model_ops.prompts import load_prompts
+
+    job = work.job
+    shaping = engine.model_dump(include={"kind", "max_model_len", "max_image_pixels", "base_url",
+                                         "model_name"})
+    models = {seat: [m.digest, m.dtype] for seat, m in job.models.items()}
+    return digest({
+        "job": job.model_dump(mode="json", exclude={"models", "scorer", "settings"}),
+        "settings": find_program(job.program).settings_type.model_validate(
+            job.settings).model_dump(mode="json"),
+        "models": models, "scorer": job.scorer.digest if job.scorer else None,
+        "items": work.items.digest, "images": work.images.digest,
+        "prompts": load_prompts(job.prompts).digest, "engine": shaping,
+        "code": code_version(job.program),
+    })
+
+
+@cache
+def code_version(program: str) -> str:
+    """sha256 over the programs' sources and the program's own module: changed rules, new rows."""
+    import model_ops.programs
+
+    content = hashlib.sha256()
+    own = inspect.getsourcefile(find_program(program).factory)
+    sources = sorted(Path(next(iter(model_ops.programs.__path__))).glob("*.py"))
+    for path in [*sources, *([Path(own)] if own else [])]:
+        content.update(path.name.encode() + path.read_bytes())
+    return content.hexdigest()

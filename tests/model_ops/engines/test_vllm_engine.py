@@ -1,0 +1,154 @@
+"""The vLLM engine with the nursery's model: what it says, what it saw, and how it fails."""
+
+import io
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from model_ops.engines.driver import Outcome, drive
+from model_ops.engines.vllm_engine import VllmEngine
+from model_ops.programs.calls import IMAGE, Generate, Message, Program, Reply, Sampling
+from schemas.config import EngineConfig
+from schemas.errors import DropError, EngineError
+from schemas.rows import ImageRef
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
+MODEL = Path(__file__).parents[3] / "model_ops/nursery/weights/vlm"
+YES_NO = Sampling(choices=("yes", "no"))
+IMAGE_TOKENS = 9
+
+
+def png(ref: ImageRef) -> bytes:
+    if ref.image_id == "broken":
+        return b"\x89PNG\r\n"
+    buffer = io.BytesIO()
+    pixels = random.Random(ref.image_id).randbytes(48 * 48 * 3)
+    Image.frombytes("RGB", (48, 48), pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[VllmEngine]:
+    config = EngineConfig(max_model_len=256, max_num_seqs=16)
+    made = VllmEngine(MODEL, config, png, dtype="float32", seed=1)
+    yield made
+    made.close()
+
+
+def look(*names: str, text: str = "is there a red circle ?", sampling: Sampling = YES_NO,
+         prefix: str = "") -> Generate:
+    refs = tuple(ImageRef(image_id=name, shard=0, row=0) for name in names)
+    return Generate((Message("user", (*[IMAGE] * len(refs), text)),), refs, sampling, prefix)
+
+
+def one(call: Generate) -> Program[Reply]:
+    reply = yield call
+    assert isinstance(reply, Reply)
+    return reply
+
+
+def play(engine: VllmEngine, *calls: Generate) -> list[Outcome]:
+    programs = [(f"p{number}", one(call)) for number, call in enumerate(calls)]
+    outcomes = drive(programs, {"": engine}, live=64, run_seed=0)
+    return sorted(outcomes, key=lambda outcome: int(outcome.key[1:]))
+
+
+def reply_to(engine: VllmEngine, call: Generate) -> Reply:
+    (outcome,) = play(engine, call)
+    assert outcome.error is None, outcome.error
+    return outcome.row
+
+
+def test_a_reply_counts_the_images_that_the_engine_placed(engine: VllmEngine) -> None:
+    for names in [(), ("a",), ("a", "b", "a")]:
+        reply = reply_to(engine, look(*names))
+        assert reply.num_images_seen == len(names)
+        assert reply.num_image_tokens == IMAGE_TOKENS * len(names)
+        assert reply.num_prompt_tokens > reply.num_image_tokens
+
+
+def test_choice_probabilities_are_those_of_the_model(engine: VllmEngine) -> None:
+    import torch
+    from transformers import AutoProcessor, Idefics3ForConditionalGeneration
+
+    call = look("a")
+    processor = AutoProcessor.from_pretrained(MODEL)
+    model = Idefics3ForConditionalGeneration.from_pretrained(MODEL).eval()
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text",
+                                                           "text": "is there a red circle ?"}]}],
+        add_generation_prompt=True)
+    picture = Image.open(io.BytesIO(png(call.images[0])))
+    inputs = processor(text=prompt, images=[picture], return_tensors="pt",
+                       add_special_tokens=False)
+    with torch.no_grad():
+        logits = model(**inputs).logits[0, -1]
+    ids = processor.tokenizer.convert_tokens_to_ids(["yes", "no"])
+    expected = torch.softmax(logits[ids].float(), -1).tolist()
+    reply = reply_to(engine, call)
+    assert reply.samples[0].choice_probs == pytest.approx(expected, abs=2e-3)
+    assert reply.text == ("yes" if expected[0] > expected[1] else "no")
+
+
+def test_choices_of_several_words_are_told_apart(engine: VllmEngine) -> None:
+    choices = ("top left", "top right", "top", "bottom left")
+    reply = reply_to(engine, look("a", sampling=Sampling(choices=choices)))
+    assert reply.text in choices
+    assert sum(reply.samples[0].choice_probs or ()) == pytest.approx(1.0)
+
+
+def test_a_prefix_is_continued_and_not_repeated(engine: VllmEngine) -> None:
+    plain = reply_to(engine, look("a", sampling=Sampling(max_tokens=3)))
+    longer = reply_to(engine, look("a", sampling=Sampling(max_tokens=3), prefix="a big red"))
+    assert longer.num_prompt_tokens == plain.num_prompt_tokens + 3
+    assert not longer.text.startswith("a big red")
+
+
+def test_greedy_replies_are_the_same_alone_and_in_a_crowd(engine: VllmEngine) -> None:
+    greedy = Sampling(max_tokens=8)
+    calls = [look(name, text="describe the image .", sampling=greedy) for name in "abcdefgh" * 4]
+    alone = reply_to(engine, calls[0])
+    crowd = [outcome.row for outcome in play(engine, *calls)]
+    assert {reply.text for reply in crowd[::8]} == {alone.text}
+    assert crowd[0].samples[0].logprob == pytest.approx(alone.samples[0].logprob, abs=1e-3)
+
+
+def test_several_samples_and_stop_words(engine: VllmEngine) -> None:
+    sampling = Sampling(temperature=1.5, max_tokens=12, num_samples=3, stop=(" a",))
+    reply = reply_to(engine, look("a", text="describe the image .", sampling=sampling))
+    assert len(reply.samples) == 3
+    assert all(" a" not in f" {sample.text} " or sample.finish_reason == "length"
+               for sample in reply.samples)
+    assert all(sample.logprob < 0 < sample.num_tokens for sample in reply.samples)
+
+
+def test_what_cannot_be_asked_drops_that_call_only(engine: VllmEngine) -> None:
+    too_long = look("a", text="red " * 300)
+    mismatch = Generate((Message("user", (IMAGE, IMAGE, "?")),), look("a").images, YES_NO)
+    outcomes = play(engine, too_long, look("broken"), mismatch, look("a"))
+    reasons = [outcome.error and outcome.error.reason for outcome in outcomes]
+    assert reasons[0] == "context_overflow"
+    assert reasons[1] in {"undecodable_image", "truncated_image", "not_an_image"}
+    assert reasons[2:] == ["placeholder_mismatch", None]
+
+
+def test_on_a_cpu_only_the_engine_is_seeded(engine: VllmEngine) -> None:
+    import torch
+
+    assert engine.determinism == ("call" if torch.cuda.is_available() else "engine")
+
+
+def test_a_score_call_is_not_for_it(engine: VllmEngine) -> None:
+    from model_ops.programs.calls import Score
+
+    with pytest.raises(DropError, match="no_engine"):
+        engine.submit(0, Score(look("a").images[0], ("x",)), None)
+
+
+def test_a_folder_without_a_model_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=f"vLLM cannot start on {tmp_path}"):
+        VllmEngine(tmp_path, EngineConfig(), png)
