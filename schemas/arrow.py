@@ -10,7 +10,7 @@ import json
 import types
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -85,7 +85,8 @@ def table_to_rows(table: pa.Table, row_type: type[RowT]) -> list[RowT]:
     if set(row_type.model_fields) <= set(table.column_names):
         return [row_type.model_validate(value) for value in values]
     partial = _partial_model(row_type, tuple(table.column_names))
-    return [row_type.model_construct(**dict(partial.model_validate(value))) for value in values]
+    checked = [partial.model_validate(value) for value in values]
+    return [cast(RowT, row_type.model_construct(**dict(row))) for row in checked]
 
 
 @lru_cache(maxsize=64)

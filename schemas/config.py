@@ -19,7 +19,7 @@ class ImagesConfig(Config):
     """Where the unlabelled images come from."""
 
     uri: str = "nursery://field"
-    """A folder or bucket of pictures, or `nursery://home` / `nursery://field` (made on the spot)."""
+    """A folder or bucket of pictures, or `nursery://home` / `nursery://field` (made here)."""
     limit: int | None = Field(default=None, ge=1)
     """Use at most this many images (required for the nursery)."""
     seed: int = 0
@@ -174,7 +174,10 @@ class DialogCurationConfig(Config):
     guess_rotations: bool = True
     """Joint mode: repeat each `guess` row for all image orders, the position re-mapped."""
     max_distractor_belief: float = Field(default=0.05, ge=0, lt=1)
-    """`per_image`: a distractor gives "no" verdict rows only if its final belief is at most this."""
+    """`per_image`: a distractor gives "no" rows only if its final belief is at most this."""
+    min_target_fit: float | None = Field(default=None, ge=0, le=1)
+    """`per_image`: leave out what was said in a turn whose answer the Guesser, looking at the
+    target, believed less than this: both seats must agree before an answer is learnt."""
     balance_answers: bool = False
     """Keep equally many yes and no completions within each role (guards against collapse to one
     of them)."""

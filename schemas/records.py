@@ -1,4 +1,4 @@
-"""The small JSON records of a run: metrics, evaluations, decisions, rounds, the champion pointer."""
+"""The small JSON records of a run: metrics, evaluations, decisions, rounds, the champion."""
 
 from typing import Literal
 
@@ -85,5 +85,5 @@ class RoundRecord(Record):
     seconds: dict[str, float] = {}
     tokens_per_second: float = 0.0
     config_digest: str = ""
-    """The configuration that shaped it; a later run with another one keeps the round and says so."""
+    """The configuration that shaped it; a later run with another one keeps it and says so."""
     finished_at: str = ""

@@ -71,10 +71,19 @@ def plan_rows(
     by_turn = [
         row
         for turn in range(len(game.turns))
+        if not is_doubted(game, turn, config)
         for row in _turn_rows(game, turn, config, prompts)
     ]
     rows = [*by_turn, *_guess_rows(game, config, prompts)]
     return [row for row in rows if config.role_weights.get(row.role, 0.0) > 0]
+
+
+def is_doubted(game: TranscriptRow, turn: int, config: DialogCurationConfig) -> bool:
+    """Whether the Guesser, looking at the image it took, hardly believed this turn's answer."""
+    fits = game.turns[turn].fits
+    if config.min_target_fit is None or not fits or game.guess is None:
+        return False
+    return fits[game.guess] < config.min_target_fit
 
 
 def _turn_rows(

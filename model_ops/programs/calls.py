@@ -41,8 +41,8 @@ class Sampling:
 class Generate:
     """Ask the model to continue `messages`; `prefix` is text the reply must start from.
 
-    `seat` names who is asked (`guesser`, `describer`): with one model all seats are the same engine,
-    in cross-play each has its own.
+    `seat` names who is asked (`guesser`, `describer`): with one model all seats are the same
+    engine, in cross-play each has its own.
     """
 
     messages: tuple[Message, ...]

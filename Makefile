@@ -1,0 +1,33 @@
+# Two commands: `make demo` (watch a model get better) and `make test`. Both set up .venv first.
+PYTHON ?= python3.11
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test unit lint bench report
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+setup: ## create .venv with the locked CPU dependencies (done by the others if needed)
+	@PYTHON=$(PYTHON) bash deploy/setup.sh
+
+demo: setup ## run the demo: two rounds of self-improvement on a CPU
+	@echo "demo: two rounds on this machine; the report is linked at the end"
+	@$(BIN)/flywheel demo
+
+test: setup ## all tests that need no GPU, with coverage
+	@echo "test: unit, engine, Ray, Prefect and kill tests; 'make unit' is the quick part"
+	@$(BIN)/coverage run -m pytest -m "not gpu and not bench"
+	@$(BIN)/coverage report
+
+unit: setup ## the quick tests only
+	@$(BIN)/pytest
+
+lint: setup ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: setup ## the benchmarks of the README
+	@$(BIN)/pytest -m bench -s tests/bench
+
+report: setup ## write the report of runs/demo again
+	@$(BIN)/flywheel report runs/demo

@@ -1,0 +1,1 @@
+"""How the flows are started: the `flywheel` command line, Prefect deployments, example files."""

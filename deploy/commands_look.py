@@ -1,0 +1,148 @@
+"""The commands that look: `rounds`, `show`, `explain`, `report`. Only the report is written."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from deploy.console import AsJson, out, show
+from schemas.errors import StoreError
+from schemas.manifest import Manifest
+from schemas.store import Store
+
+PLACES = ("images", "benchmarks", "rounds", "evaluations")
+"""First folder of every artifact: what stands before it is the root."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(rounds)
+    app.command("show")(show_artifact)
+    app.command()(explain)
+    app.command()(report)
+
+
+def rounds(root: str, as_json: AsJson = False) -> None:
+    """The finished rounds of ROOT: decisions and metrics."""
+    from model_ops.rounds import incumbent, read_rounds
+    from model_ops.summary import summarise_run
+    from model_ops.tables import rounds_table
+
+    store = Store(root)
+    records = read_rounds(store)
+    if not records:
+        raise StoreError(f"{store.root} has no finished round: is it the root of a run?")
+    champion = incumbent(store, records)
+    show(summarise_run(records, champion), as_json,
+         lambda: rounds_table(records, champion))
+
+
+def show_artifact(
+    uri: Annotated[str, typer.Argument(help="Folder of an artifact, with its manifest.json.")],
+    row: Annotated[int | None, typer.Option(help="Show this row (from 0) with pictures.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Folder for the pictures as PNG files.")] = None,
+    draw: Annotated[bool, typer.Option(help="Draw pictures in the terminal.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """What an artifact holds; with --row one of its rows, pictures included."""
+    from schemas.artifacts import read_manifest
+
+    store, prefix = split_uri(uri)
+    manifest = read_manifest(store, prefix)
+    if row is None:
+        return show(manifest, as_json, lambda: _artifact(store, manifest))
+    _show_row(store, manifest, row, save, draw, as_json)
+
+
+def explain(root: str, row_id: str, as_json: AsJson = False) -> None:
+    """Where a row of ROOT came from, and which model learnt from it."""
+    from model_ops.lineage import explain as walk
+
+    lineage = walk(Store(root), row_id)
+
+    def told() -> Group:
+        return Group(*(Text.assemble((f"{step.what}: ", "bold"), step.text, f"\n    {step.uri}")
+                       for step in lineage.steps))
+
+    show(lineage, as_json, told)
+
+
+def report(root: str, as_json: AsJson = False) -> None:
+    """Write the report of ROOT again, and say where it is."""
+    from model_ops.report import write_report
+
+    uri = write_report(Store(root))
+    show({"report": uri}, as_json, lambda: Text(uri))
+
+
+def split_uri(uri: str) -> tuple[Store, str]:
+    """The root and the prefix of an artifact's URI (its folder, or a file in it)."""
+    parts = uri.rstrip("/").split("/")
+    if parts[-1] == "manifest.json" or parts[-1].endswith(".parquet"):
+        parts = parts[:-1]
+    for place in range(len(parts) - 1, -1, -1):
+        if parts[place] in PLACES and not (parts[place] == "images" and "benchmarks" in parts):
+            return Store("/".join(parts[:place]) or "."), "/".join(parts[place:])
+    raise StoreError(f"{uri} is no artifact of a root: its path has none of {', '.join(PLACES)}")
+
+
+def _artifact(store: Store, manifest: Manifest) -> Group:
+    about = Table(show_header=False, box=None)
+    for name in ("kind", "num_rows", "digest", "inputs_digest", "determinism", "created_at"):
+        about.add_row(name, str(getattr(manifest, name)))
+    about.add_row("shards", str(len(manifest.shards)))
+    about.add_row("quarantined", str(sum(shard.num_quarantined for shard in manifest.shards)))
+    for name, value in {**manifest.parents, **manifest.funnel, **manifest.stats}.items():
+        about.add_row(name, str(value))
+    first = Table("row", "row_id / image_id", title="first rows", title_justify="left")
+    for place, row in enumerate(_rows(store, manifest, 0, 10)):
+        first.add_row(str(place), str(row.get("row_id", row.get("image_id", ""))))
+    return Group(Text(store.uri(manifest.prefix)), about, *([first] if manifest.shards else []))
+
+
+def _rows(store: Store, manifest: Manifest, start: int, num: int) -> list[dict[str, Any]]:
+    """Rows `start` to `start + num` of an artifact, counted over its shards in order."""
+    rows: list[dict[str, Any]] = []
+    for shard in sorted(manifest.shards, key=lambda shard: shard.index):
+        if start < shard.num_rows and len(rows) < num:
+            table = store.open_parquet(f"{manifest.prefix}/{shard.path}").read()
+            rows += table.slice(start, num - len(rows)).to_pylist()
+        start = max(0, start - shard.num_rows)
+    return rows
+
+
+def _show_row(
+    store: Store, manifest: Manifest, number: int, save: Path | None, draw: bool, as_json: bool
+) -> None:
+    from deploy import pictures
+
+    rows = _rows(store, manifest, number, 1)
+    if number < 0 or not rows:
+        raise StoreError(f"{store.uri(manifest.prefix)} has {manifest.num_rows} rows: no {number}")
+    found = pictures.pictures_of(store, manifest.prefix, rows[0])
+    folder = save or (Path(tempfile.mkdtemp(prefix="flywheel-row-")) if as_json else None)
+    files = [str(path) for path in pictures.save(found, folder)] if folder else []
+    shown = {name: _without_bytes(value) for name, value in rows[0].items()}
+    if as_json:
+        return show({"row": shown, "pictures": files}, True, Table)
+    for name, value in shown.items():
+        out.print(Text(f"{name}: ", style="bold") + Text(str(value)))
+    for picture in found if draw and out.is_terminal else []:
+        out.print(pictures.drawn(picture))
+    for file in files:
+        out.print(Text(file))
+
+
+def _without_bytes(value: Any) -> Any:
+    """A value as text can show it."""
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, dict):
+        return {name: _without_bytes(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_bytes(part) for part in value]
+    return value

@@ -1,0 +1,28 @@
+"""Data sets only: every stage's games are planned, played and curated by the base model.
+
+The artifacts are those of round 1, under the same names: `improve` on the same root finds them
+complete and goes on with training.
+"""
+
+from prefect import flow
+
+from flows.dialog import generate_dialog
+from model_ops.rounds import RoundClock
+from model_ops.stages import StagePlace
+from schemas.config import RunConfig
+from schemas.lock import hold_root
+from schemas.store import Store
+from tasks.naming import run_name
+from tasks.prepare import import_images, publish_base
+
+
+@flow(name="generate", flow_run_name=run_name, persist_result=False)
+def generate(config: RunConfig) -> list[str]:
+    """Make the training rows of every stage; the prefixes of the train artifacts."""
+    store = Store(config.root)
+    with hold_root(store, f"generate {config.root}", config.lease_minutes):
+        images = import_images(config)
+        base = publish_base(config)
+        clock = RoundClock(store, 1)
+        places = [StagePlace(config, 1, index) for index in range(len(config.stages))]
+        return [generate_dialog(place, images, base, clock).train.prefix for place in places]

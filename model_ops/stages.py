@@ -1,0 +1,191 @@
+"""One stage of one round, and the measuring of one model, in terms of the store.
+
+The one idea: a `StagePlace` (configuration, round, index) says where everything of a stage goes and
+with which seed, so that the tasks only have to name the step. Nothing here knows Prefect.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from model_ops.benchmarks import Items, item_scores, plan_benchmark, summarise
+from model_ops.engines.pool import LocalModel, PoolWork, ProgramJob, run_all, run_programs
+from model_ops.models import fetch_model
+from model_ops.rounds import config_digest, round_prefix
+from schemas.artifacts import read_manifest
+from schemas.config import BenchmarkConfig, DialogStage, RunConfig
+from schemas.manifest import Manifest, digest
+from schemas.records import Champion, Decision, Evaluation, RoundRecord, StageRecord
+from schemas.store import Store
+
+OnProgress = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlace:
+    """Stage `index` of round `round` of a run."""
+
+    config: RunConfig
+    round: int
+    index: int
+
+    @property
+    def stage(self) -> DialogStage:
+        """The stage's part of the configuration."""
+        return self.config.stages[self.index]
+
+    @property
+    def name(self) -> str:
+        """For example `00-dialog`."""
+        return f"{self.index:02d}-{self.stage.method}"
+
+    @property
+    def seed(self) -> int:
+        """Derived from the run's seed, the round and the stage; 31 bits."""
+        return int(digest([self.config.seed, self.round, self.index])[:8], 16) >> 1
+
+    def prefix(self, artifact: str) -> str:
+        """Where an artifact of the stage is."""
+        return f"{round_prefix(self.round)}/{self.name}/{artifact}"
+
+
+def play(
+    store: Store, place: StagePlace, games: Manifest, images: Manifest, model: Manifest,
+    on_progress: OnProgress | None = None,
+) -> Manifest:
+    """Play a stage's planned games with `model` in every seat; the transcripts' manifest."""
+    config = place.config
+    job = ProgramJob(
+        program="dialog", settings=place.stage.play.model_dump(mode="json"),
+        prompts=config.model.prompts, round=place.round, stage=place.name, seed=place.seed,
+        models={"": local_model(store, model, config)})
+    return run_programs(store, games, images, job, config.engine, place.prefix("transcripts"),
+                        on_progress=on_progress)
+
+
+def local_model(store: Store, model: Manifest, config: RunConfig) -> LocalModel:
+    """A published model as the engines take it: on a local disk, with its digest."""
+    return LocalModel(path=str(fetch_model(store, model)), digest=model.digest,
+                      dtype=config.model.dtype)
+
+
+def training_rows(store: Store, place: StagePlace, current: Manifest) -> list[Manifest]:
+    """The row sets a stage learns from, oldest first (`history`, `replay` ask for earlier ones)."""
+    rows: list[Manifest] = []
+    if place.config.history == "all" or place.stage.train.replay > 0:
+        for number in range(1, place.round):
+            earlier = StagePlace(place.config, number, place.index).prefix("train")
+            if store.exists(f"{earlier}/manifest.json"):
+                rows.append(read_manifest(store, earlier))
+    return [*rows, current]
+
+
+class StartModels(NamedTuple):
+    """What a round starts with."""
+
+    current: Manifest
+    """The champion: it generates."""
+    weights: Manifest
+    """Where training starts: the champion, or the base (`init_from`)."""
+
+
+def start_models(store: Store, config: RunConfig, champion: Champion) -> StartModels:
+    """The models that a round generates with and trains from."""
+    current = read_manifest(store, champion.prefix)
+    if config.init_from == "champion":
+        return StartModels(current, current)
+    return StartModels(current, read_manifest(store, f"{round_prefix(0)}/model"))
+
+
+def stage_record(
+    place: StagePlace, artifacts: Mapping[str, Manifest], seconds: Mapping[str, float]
+) -> StageRecord:
+    """What `round.json` says of a finished stage."""
+    return StageRecord(
+        name=place.name, method=place.stage.method,
+        artifacts={name: manifest.prefix for name, manifest in artifacts.items()},
+        funnel=artifacts["train"].funnel, seconds=dict(seconds),
+        tokens_per_second=tokens_per_second(artifacts["transcripts"]),
+        model_digest=artifacts["model"].digest)
+
+
+def tokens_per_second(transcripts: Manifest) -> float:
+    """Output tokens per second of engine time."""
+    return round(transcripts.stats.get("output_tokens_per_second", 0.0), 1)
+
+
+def benchmark_slug(benchmark: BenchmarkConfig) -> str:
+    """Name of a benchmark's folder, for example `field-game4`."""
+    size = str(benchmark.num_images) if benchmark.kind == "game" else ""
+    cross = "-cross" if benchmark.cross_play else ""
+    return f"{benchmark.domain}-{benchmark.kind}{size}{cross}"
+
+
+def plan(store: Store, config: RunConfig, benchmark: BenchmarkConfig) -> Items:
+    """The fixed items of one benchmark: the same for every model that is measured."""
+    return plan_benchmark(store, benchmark, config.evaluation.seed,
+                          f"benchmarks/{benchmark_slug(benchmark)}", config.shard_size,
+                          config.engine)
+
+
+def measure(
+    store: Store, config: RunConfig, planned: Mapping[str, Items], models: Mapping[str, Manifest],
+    prefix: str, number: int, on_progress: OnProgress | None = None,
+) -> dict[str, Manifest]:
+    """Answer several benchmarks with one engine pool; `models` by seat, `""` is the candidate's."""
+    seats = {seat: local_model(store, model, config) for seat, model in models.items()}
+    works = [
+        PoolWork(items.items, items.images, ProgramJob(
+            program=items.program, settings=items.settings, prompts=config.model.prompts,
+            round=number, stage="evaluation", seed=config.evaluation.seed, models=seats),
+            f"{prefix}/{slug}")
+        for slug, items in planned.items()]
+    return dict(zip(planned, run_all(store, works, config.engine, on_progress), strict=True))
+
+
+def evaluation(
+    store: Store, planned: Mapping[str, Items], answered: Mapping[str, Manifest], model: Manifest
+) -> Evaluation:
+    """The metrics of one model over its answered benchmarks."""
+    return Evaluation(
+        model_digest=model.digest, metrics=summarise(store, answered),
+        items={slug: manifest.prefix for slug, manifest in answered.items()},
+        inputs_digest=items_digest(planned))
+
+
+def scores(store: Store, measured: Evaluation) -> dict[str, dict[str, float]]:
+    """Metric -> row id of the item -> score, of everything that a model answered."""
+    answered = {slug: read_manifest(store, prefix) for slug, prefix in measured.items.items()}
+    return item_scores(store, answered)
+
+
+def items_digest(planned: Mapping[str, Items]) -> str:
+    """Two evaluations with equal digests pair item by item."""
+    return digest({slug: items.items.digest for slug, items in planned.items()})
+
+
+def round_funnel(stages: Sequence[StageRecord]) -> dict[str, int]:
+    """The funnel of a round: of its only stage, or all stages' with their names in front."""
+    if len(stages) == 1:
+        return stages[0].funnel
+    return {f"{stage.name}/{step}": count
+            for stage in stages for step, count in stage.funnel.items()}
+
+
+def round_speed(stages: Sequence[StageRecord]) -> float:
+    """Output tokens per second of a round: the mean over its stages."""
+    return round(sum(s.tokens_per_second for s in stages) / len(stages), 1) if stages else 0.0
+
+
+def round_record(
+    place: StagePlace, champion: Champion, start: StartModels, stages: Sequence[StageRecord],
+    model: Manifest, evaluation: Evaluation, decision: Decision, seconds: dict[str, float],
+) -> RoundRecord:
+    """What `round.json` says of the round of `place`."""
+    return RoundRecord(
+        round=place.round, model=model.digest, model_prefix=model.prefix,
+        trained_from=start.weights.digest, incumbent=champion, decision=decision.decision,
+        reasons=decision.reasons, gain=decision.gain, stages=list(stages), evaluation=evaluation,
+        funnel=round_funnel(stages), seconds=seconds, tokens_per_second=round_speed(stages),
+        config_digest=config_digest(place.config, place.round))

@@ -1,0 +1,71 @@
+"""From manifests to the rows that a job trains on.
+
+Its one idea: the published Parquet files are what `datasets` reads, so there is no adapter; this
+file only names the shards, chooses rows by seed, and leaves images encoded until a batch needs
+them. What is a good row is left to `curation`.
+"""
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from schemas.arrow import arrow_schema
+from schemas.errors import TrainingError
+from schemas.rows import TrainRow
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+    from model_ops.training.job import TrainJob
+
+COLUMNS = ["prompt", "completion", "images", "weight"]
+
+
+def choose_rows(counts: list[int], replay: float, max_rows: int | None, seed: int) -> list[int]:
+    """Indices into the concatenation of `counts` row sets (oldest first, the last is this round's).
+
+    Without `replay` every set counts alike. With it, all rows of the last set are taken and
+    so many earlier ones are drawn that they make up that share (or all of them, if too few).
+    At most `max_rows` in all. Sorted: the trainer shuffles by its own seed.
+    """
+    draw = random.Random(seed)
+    total, num_earlier = sum(counts), sum(counts[:-1])
+    if not replay:
+        return _sample(draw, range(total), max_rows or total)
+    cap = max_rows or total
+    current = _sample(draw, range(num_earlier, total), max(1, round(cap * (1 - replay))))
+    wanted = min(round(len(current) * replay / (1 - replay)), cap - len(current))
+    return sorted([*_sample(draw, range(num_earlier), wanted), *current])
+
+
+def _sample(draw: random.Random, indices: range, num: int) -> list[int]:
+    return sorted(draw.sample(indices, min(num, len(indices))))
+
+
+def load_rows(job: "TrainJob", cache: Path) -> "Dataset":
+    """The rows to train on, with `COLUMNS`; images are `{bytes, path}`, still encoded.
+
+    `cache` is where `datasets` puts its memory-mapped copy.
+    """
+    from datasets import load_dataset
+
+    shards = [f"{job.store.uri(m.prefix)}/{s.path}" for m in job.rows for s in m.shards
+              if s.num_rows]
+    if not shards:
+        places = ", ".join(job.store.uri(m.prefix) for m in job.rows) or "no manifest at all"
+        raise TrainingError(f"no rows to train on ({places}): the curation dropped everything; "
+                            f"look at its funnel, then loosen `curation` or play more `games`")
+    rows = load_dataset("parquet", data_files=shards, split="train", cache_dir=str(cache),
+                        columns=COLUMNS, features=_features())
+    counts = [m.num_rows for m in job.rows]
+    chosen = choose_rows(counts, job.config.replay, job.config.max_rows, job.seed)
+    return rows.select(chosen) if len(chosen) < len(rows) else rows
+
+
+def _features() -> "Features":
+    """As the files' metadata says, but for the images, which stay encoded."""
+    from datasets import Features, Image, List
+
+    declared = Features.from_arrow_schema(arrow_schema(TrainRow))
+    declared["images"] = List(Image(decode=False))
+    return Features({name: declared[name] for name in COLUMNS})

@@ -1,0 +1,129 @@
+"""The games that the speed benchmarks play: the demo's model, rules, engine and kind of images.
+
+Groups are drawn at random: how alike the images of a game are changes who wins, not what is asked.
+`BENCH_CONFIG` takes the same benchmarks to another model, `BENCH_GAMES` to another number of games.
+"""
+
+import os
+import random
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from deploy.commands_run import DEMO
+from deploy.console import load_config
+from model_ops.engines.driver import Engine, Outcome, drive
+from model_ops.engines.pictures import ReadImage
+from model_ops.grouping import draw, read_refs
+from model_ops.images import ImageReader, import_images
+from model_ops.models import locate_model
+from model_ops.programs.context import JobContext
+from model_ops.programs.dialog import play
+from model_ops.prompts import load_prompts
+from schemas.config import DialogPlayConfig, GroupingConfig, RunConfig
+from schemas.manifest import digest
+from schemas.rows import GameRow
+from schemas.store import Store
+
+NUM_GAMES = int(os.environ.get("BENCH_GAMES", "128"))
+_TURN_LIMITS = (1, 2, 4, 8)
+_CONFIDENCES = (0.6, 0.9, 1.0)
+_VECTOR_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Planned games and all that playing them takes, but for the engine."""
+
+    config: RunConfig
+    model: Path
+    games: Sequence[GameRow]
+    read: ReadImage
+
+    @property
+    def rules(self) -> DialogPlayConfig:
+        """The configuration's own rules."""
+        return self.config.stages[0].play
+
+    @property
+    def uneven(self) -> list[DialogPlayConfig]:
+        """Rules under which games end after 1 to 8 turns. Greedy, so that two runs of a game
+        have the same length; the re-asks are sampled, but nothing depends on them."""
+        return [self.rules.model_copy(update={
+            "max_turns": dict.fromkeys(self.rules.max_turns, turns), "ready_confidence": ready,
+            "ask_temperature": 0.0, "answer_temperature": 0.0})
+            for turns in _TURN_LIMITS for ready in _CONFIDENCES]
+
+
+class Played(NamedTuple):
+    """One timed run of the workload."""
+
+    seconds: float
+    outcomes: list[Outcome]
+
+    @property
+    def num_calls(self) -> int:
+        """Model calls of all games."""
+        return sum(outcome.usage.num_calls for outcome in self.outcomes)
+
+    @property
+    def num_tokens(self) -> int:
+        """Output tokens of all games."""
+        return sum(outcome.usage.num_output_tokens for outcome in self.outcomes)
+
+
+def plan(store: Store, num_games: int = NUM_GAMES) -> Workload:
+    """Import images and draw games, in the demo's proportion of game sizes and images a game."""
+    config = load_config(Path(os.environ.get("BENCH_CONFIG", DEMO)))
+    planned = config.stages[0].games
+    share = num_games / sum(planned.values())
+    limit = max(32, round((config.images.limit or 2000) * share))
+    images = import_images(store, config.images.model_copy(update={"limit": limit}))
+    refs = read_refs(store, images)
+    vectors = _unlike(len(refs))
+    sizes = {size: max(1, round(number * share)) for size, number in planned.items()}
+    games = [game for size, number in sorted(sizes.items()) for game in draw(
+        refs, vectors, GroupingConfig(method="random"), size, number, config.seed)]
+    random.Random(config.seed).shuffle(games)
+    return Workload(config, locate_model(config.model.uri), games, ImageReader(store, images).read)
+
+
+def run(workload: Workload, engine: Engine, rules: Sequence[DialogPlayConfig] | None = None,
+        games: Sequence[GameRow] | None = None, live: int | None = None) -> Played:
+    """Play *games* (default: all) with the driver; *rules* go round from game to game."""
+    chosen = workload.games if games is None else games
+    contexts = [_context(workload, each) for each in rules or [workload.rules]]
+    programs = ((game.row_id, play(game, contexts[number % len(contexts)]))
+                for number, game in enumerate(chosen))
+    started = time.perf_counter()
+    outcomes = list(drive(programs, {"": engine}, live or workload.config.engine.live_programs,
+                          workload.config.seed))
+    return Played(time.perf_counter() - started, outcomes)
+
+
+def rows_by_game(played: Played) -> Mapping[str, object]:
+    """The row of every game; fails if a game ended in an error or came out twice."""
+    broken = [outcome.error for outcome in played.outcomes if outcome.error]
+    assert not broken, broken[:3]
+    rows = {outcome.key: outcome.row for outcome in played.outcomes}
+    assert len(rows) == len(played.outcomes)
+    return rows
+
+
+def keys(games: Iterable[GameRow]) -> set[str]:
+    """The games' row ids."""
+    return {game.row_id for game in games}
+
+
+def _context(workload: Workload, rules: DialogPlayConfig) -> JobContext[DialogPlayConfig]:
+    return JobContext(load_prompts(workload.config.model.prompts), rules, 1, "00-dialog",
+                      digest(str(workload.model)), workload.config.seed)
+
+
+def _unlike(num: int) -> np.ndarray:
+    vectors = np.random.default_rng(0).normal(size=(num, _VECTOR_SIZE)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -1,0 +1,88 @@
+"""A run that is as small as a whole run can be, and processes that a test starts and ends."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from schemas.artifacts import read_manifest
+from schemas.store import Store
+
+BIN = Path(sys.executable).parent
+GREEDY = {"guesser": "per_image", "max_turns": {2: 2, 4: 2}, "ask_temperature": 0,
+          "answer_temperature": 0, "reasks": 0, "rotations": False, "blind": False}
+
+
+def small_config(root: str, **changes: Any) -> dict[str, Any]:
+    """One round of 24 greedy games, two small benchmarks, a few training steps."""
+    engine = {"num_cpus": 1, "max_model_len": 512, "max_num_seqs": 32, "live_programs": 8,
+              "enforce_eager": True}
+    stage = {"method": "dialog", "games": {2: 24}, "play": GREEDY,
+             "curation": {"select": "unfiltered"},
+             "train": {"adapter": "full", "batch_size": 4, "max_steps": 12, "save_steps": 2}}
+    games = {"kind": "game", "domain": "field", "num_images": 2, "num_items": 16, "play": GREEDY,
+             "images": {"uri": "nursery://field", "limit": 32, "seed": 1001}}
+    questions = {"kind": "vqa", "domain": "field", "num_items": 16,
+                 "images": {"uri": "nursery://field", "limit": 32, "seed": 1002}}
+    return {
+        "root": root, "model": {"uri": "nursery://vlm", "prompts": "nursery", "dtype": "float32"},
+        "images": {"uri": "nursery://field", "limit": 64, "seed": 1}, "engine": engine,
+        "stages": [stage], "evaluation": {"benchmarks": [games, questions]},
+        "gate": {"primary": "field/game2_success"}, "stop": {"rounds": 1, "plateau": None},
+        "shard_size": 4, **changes}
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """A Prefect of its own, and nothing of the user's."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return {**kept, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180", "DO_NOT_TRACK": "1",
+            "PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_CLI_PROMPT": "false",
+            "RAY_worker_niceness": "0", **more}
+
+
+def free_port() -> int:
+    """A loopback port that nobody uses right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def process(
+    command: list[str], env: dict[str, str], log: Path, cwd: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in its own group; the group is ended with the block."""
+    with log.open("ab") as output:
+        child = subprocess.Popen([str(BIN / command[0]), *command[1:]], env=env, cwd=cwd,
+                                 stdout=output, stderr=output, start_new_session=True)
+    try:
+        yield child
+    finally:
+        end_group(child, signal.SIGTERM)
+
+
+def end_group(child: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    """Signal a child's process group and wait; what stays after 20 s is killed."""
+    for each in (number, signal.SIGKILL):
+        try:
+            os.killpg(child.pid, each)
+            child.wait(timeout=20)
+        except ProcessLookupError:
+            child.wait(timeout=20)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def artifact_rows(store: Store, prefix: str) -> list[str]:
+    """The row ids that a manifest lists, in order."""
+    manifest = read_manifest(store, prefix)
+    return [row_id for shard in manifest.shards for row_id in store.open_parquet(
+        f"{prefix}/{shard.path}").read(columns=["row_id"])["row_id"].to_pylist()]

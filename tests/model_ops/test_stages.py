@@ -1,0 +1,102 @@
+"""Places, seeds, histories and funnels of stages; the summary and the tables of rounds."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from model_ops import tables
+from model_ops.stages import StagePlace, benchmark_slug, round_funnel, round_speed, training_rows
+from model_ops.summary import write_summary
+from schemas.artifacts import publish
+from schemas.config import BenchmarkConfig, DialogStage, ImagesConfig, RunConfig, SftConfig
+from schemas.manifest import Manifest
+from schemas.records import Champion, Evaluation, Metric, RoundRecord, StageRecord
+from schemas.store import Store
+
+CHAMPION = Champion(digest="b" * 64, prefix="p", round=1, decision="promote")
+
+
+def config(**changes: object) -> RunConfig:
+    return RunConfig.model_validate({"root": "r", "images": ImagesConfig(limit=8), **changes})
+
+
+def stage_record(name: str, speed: float) -> StageRecord:
+    return StageRecord(name=name, method="dialog", artifacts={}, funnel={"played": 3, "kept": 1},
+                       seconds={}, tokens_per_second=speed, model_digest="m")
+
+
+def record(number: int, value: float) -> RoundRecord:
+    metric = Metric(value=value, low=value - 0.1, high=value + 0.1, n=100, chance=0.25)
+    return RoundRecord(
+        round=number, model="ab"[number] * 64, model_prefix="p", trained_from=None,
+        decision=["base", "promote"][number], reasons=["[better]"], funnel={"played": 3},
+        seconds={"train": 1.5}, tokens_per_second=9.0, evaluation=Evaluation(
+            model_digest="m", metrics={"field/vqa": metric}, items={}, inputs_digest="i"))
+
+
+def test_stages_have_places_and_seeds_of_their_own() -> None:
+    two = config(stages=[DialogStage(), DialogStage()])
+    places = [StagePlace(two, number, index) for number in (1, 2) for index in (0, 1)]
+    assert places[1].prefix("train") == "rounds/round=0001/01-dialog/train"
+    assert len({place.seed for place in places}) == 4
+    assert all(0 <= place.seed < 2**31 for place in places)
+    assert StagePlace(config(seed=1), 1, 0).seed != StagePlace(config(), 1, 0).seed
+
+
+@pytest.mark.parametrize(("changes", "expected"), [
+    ({}, ["3"]), ({"history": "all"}, ["1", "2", "3"]),
+    ({"stages": [DialogStage(train=SftConfig(replay=0.5))]}, ["1", "2", "3"]),
+])
+def test_history_and_replay_bring_earlier_rows_oldest_first(
+    local_store: Store, changes: dict[str, object], expected: list[str]
+) -> None:
+    manifests = [publish(local_store, Manifest(
+        kind="train", prefix=StagePlace(config(), number, 0).prefix("train"),
+        inputs_digest=str(number))) for number in (1, 2, 3)]
+    rows = training_rows(local_store, StagePlace(config(**changes), 3, 0), manifests[2])
+    assert [manifest.inputs_digest for manifest in rows] == expected
+
+
+@pytest.mark.parametrize(("changes", "slug"), [
+    ({"kind": "game"}, "field-game4"), ({"kind": "vqa", "domain": "home"}, "home-vqa"),
+    ({"kind": "game", "num_images": 2, "cross_play": True}, "field-game2-cross"),
+])
+def test_a_benchmark_is_named_by_what_it_measures(changes: dict[str, object], slug: str) -> None:
+    benchmark = BenchmarkConfig.model_validate({"images": ImagesConfig(limit=8), **changes})
+    assert benchmark_slug(benchmark) == slug
+
+
+def test_a_round_of_several_stages_keeps_their_funnels_apart() -> None:
+    one, two = stage_record("00-dialog", 10), stage_record("01-dialog", 20)
+    assert round_funnel([one]) == {"played": 3, "kept": 1}
+    assert round_funnel([one, two])["01-dialog/kept"] == 1
+    assert (round_speed([one, two]), round_speed([])) == (15, 0)
+
+
+def test_the_summary_has_the_agreed_shape(local_store: Store) -> None:
+    write_summary(local_store, [record(0, 0.5), record(1, 0.7)], CHAMPION)
+    summary = json.loads(local_store.read_bytes("summary.json"))
+    assert set(summary) == {"champion", "rounds"} and summary["champion"] == "b" * 64
+    assert set(summary["rounds"][1]) == {"round", "model", "decision", "reasons", "funnel",
+                                         "evaluation", "seconds", "tokens_per_second"}
+    metric = summary["rounds"][1]["evaluation"]["field/vqa"]
+    assert set(metric) == {"value", "low", "high", "n"} and metric["n"] == 100
+
+
+def test_tables_show_base_champion_and_candidate() -> None:
+    base, candidate = record(0, 0.5), record(1, 0.7)
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(tables.round_table(candidate, base, base))
+    console.print(tables.rounds_table([base, candidate], CHAMPION))
+    text = console.export_text()
+    assert "0.500 ± 0.100" in text and "0.700 ± 0.100" in text and "(champion)" in text
+    rows = tables.evaluation_rows(candidate, base, base)
+    assert rows[0]["candidate"] == "0.700 (0.600-0.800)"
+    assert "| 1 | promote (champion) |" in tables.rounds_markdown([base, candidate], CHAMPION)
+
+
+def test_local_reports_are_linked_as_files() -> None:
+    assert tables.link("/runs/report/index.html") == "file:///runs/report/index.html"
+    assert tables.link("s3://bucket/report/index.html") == "s3://bucket/report/index.html"
