@@ -61,12 +61,8 @@ def test_a_room_imports_only_rooms_to_its_left(path: Path) -> None:
 
 @each_source
 def test_heavy_packages_are_imported_where_they_are_used(path: Path) -> None:
-    """A module that is only ever run or imported inside a worker says so: `# heavy: <why>`."""
-    text = path.read_text()
-    lines = text.splitlines()
-    for node in at_import_time(ast.parse(text).body):
-        if HEAVY & set(imported(node)):
-            assert "# heavy: " in lines[node.lineno - 1], f"{path}:{node.lineno}"
+    for node in at_import_time(ast.parse(path.read_text()).body):
+        assert not HEAVY & set(imported(node)), f"{path}:{node.lineno}"
 
 
 @each_source

@@ -16,7 +16,8 @@ from typing import Any
 from model_ops.nursery.world import LOOKS
 
 _INK, _PAPER, _FRAME = (40, 90, 160), (255, 255, 255), (160, 160, 160)
-_PLOT = (360, 200)
+_PLOT = (300, 170)
+_COLUMNS = 3
 
 Curve = list[tuple[int, float]]
 
@@ -61,9 +62,9 @@ def write_card(
     curves: dict[str, Curve] = defaultdict(list)
     for row in reports:
         if "loss" in row:
-            curves[row["stage"]].append((row["step"], row["loss"]))
+            curves[f"{row['stage']}: loss"].append((row["step"], row["loss"]))
         else:
-            curves[f"{row['stage']}, home errors"].append((row["step"], 1.0 - row["home"]["vqa"]))
+            curves[f"{row['stage']}: home errors"].append((row["step"], 1.0 - row["home"]["vqa"]))
     draw_curves(curves, out / "vlm" / "curves.png")
     digests = {name: digest(out / name / "model.safetensors") for name in ("vlm", "clip")}
     record = {"figures": figures, "sha256": digests, "options": _settings(options)}
@@ -105,7 +106,7 @@ def _card(
         f"Made by:\n```\npython -m model_ops.nursery.pretrain {flags}\n```\n"
         f"in {minutes:.0f} minutes of training, with {versions}.",
         _FIGURES + _figure_table(figures),
-        "## How they learned\n![loss by step](curves.png)\n\n" + _curve_table(curves),
+        "## How they learned\n![curves](curves.png)\n\n" + _curve_table(curves),
         "## Digests of model.safetensors\n" + _table(("model", "sha256"), list(digests.items())),
         f"## The worlds\n```\n{worlds}\n```",
         _LIMITS,
@@ -136,22 +137,22 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:
-    """Small plots of loss by step, one a stage, side by side."""
+    """Small plots of value by step, three in a row."""
     from PIL import Image, ImageDraw
 
     width, height = _PLOT
-    canvas = Image.new("RGB", (width * len(curves), height), _PAPER)
+    num_rows = -(-len(curves) // _COLUMNS)
+    canvas = Image.new("RGB", (width * _COLUMNS, height * num_rows), _PAPER)
     pen = ImageDraw.Draw(canvas)
-    for index, (stage, curve) in enumerate(curves.items()):
-        left, right, top, bottom = index * width + 40, (index + 1) * width - 12, 24, height - 24
+    for index, (title, curve) in enumerate(curves.items()):
+        x, y = index % _COLUMNS * width, index // _COLUMNS * height
+        left, right, top, bottom = x + 40, x + width - 12, y + 24, y + height - 24
         pen.rectangle((left, top, right, bottom), outline=_FRAME)
-        last, peak = curve[-1][0], max(loss for _, loss in curve)
-        points = [
-            (left + step / last * (right - left), bottom - loss / peak * (bottom - top))
-            for step, loss in curve
-        ]
+        last, peak = curve[-1][0], max(value for _, value in curve)
+        across, up = (right - left) / last, (bottom - top) / peak
+        points = [(left + step * across, bottom - value * up) for step, value in curve]
         pen.line(points, fill=_INK, width=2)
-        pen.text((left + 4, 6), f"{stage}: loss by step", fill=_INK)
+        pen.text((left + 4, top - 18), f"{title} by step", fill=_INK)
         pen.text((left - 34, top), f"{peak:.2f}", fill=_FRAME)
         pen.text((right - 30, bottom + 6), str(last), fill=_FRAME)
     canvas.save(path, optimize=True)

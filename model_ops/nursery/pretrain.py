@@ -71,7 +71,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--steps",
         type=int,
-        default=3000,
+        default=4000,
         help="steps of the answers and skills stages together",
     )
     parser.add_argument(

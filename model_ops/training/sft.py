@@ -6,27 +6,14 @@ answers. And every completion ends with an end-of-turn token, whatever the chat 
 TRL adds none to rows with images. Where jobs run and restart is left to `launch`.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import shutil
 import time
 from pathlib import Path
-from typing import Any
-
-import torch  # heavy: this module is imported in training workers only
-from peft import LoraConfig  # heavy: as above
-from transformers import (  # heavy: as above
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    PreTrainedModel,
-    PrinterCallback,
-    ProcessorMixin,
-    TrainerCallback,
-)
-from trl import SFTConfig as TrlConfig  # heavy: as above
-from trl import SFTTrainer  # heavy: as above
-from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling  # heavy: as above
+from typing import TYPE_CHECKING, Any
 
 from model_ops.models import WEIGHTS, fetch_model, model_files
 from model_ops.pixels import decode
@@ -34,6 +21,13 @@ from model_ops.training.job import Fitted, Row, Session, Step, TrainJob
 from model_ops.training.rows import load_rows
 from schemas.config import SftConfig
 from schemas.errors import TrainingError
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+    from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
+    from trl import SFTConfig as TrlConfig
+    from trl import SFTTrainer
 
 _VISION = ("vision_model.", "vision_tower.", "visual.", "vision_encoder.")
 """What models call their vision tower."""
@@ -47,18 +41,20 @@ _NO_LIMIT = 1 << 40
 
 def fit(job: TrainJob, session: Session) -> Fitted:
     """Train on this worker; rank 0 saves the model. `TrainingError` if the loss is not finite."""
+    from transformers import PrinterCallback
+
     start = fetch_model(job.store, job.start)
     dtype = wanted_dtype(start, job.model.dtype)
     rows = load_rows(job, session.scratch / "rows")
     processor = load_processor(start)
-    trainer = RowMeanTrainer(
+    trainer = row_mean_trainer()(
         model=load_model(start, job.config, dtype),
         args=arguments(job, dtype, session.scratch / "trainer"),
         train_dataset=rows,
         processing_class=processor,
         data_collator=RowCollator(processor),
         peft_config=adapter(job.config),
-        callbacks=[SessionCallback(job, session)],
+        callbacks=[session_callback(job, session)],
     )
     trainer.remove_callback(PrinterCallback)
     with session.checkpoint() as checkpoint:
@@ -73,18 +69,24 @@ def fit(job: TrainJob, session: Session) -> Fitted:
     return Fitted(save_model(trainer.model, start, session.scratch / "model", dtype), stats)
 
 
-class RowMeanTrainer(SFTTrainer):
-    """SFTTrainer whose loss is the weighted mean over rows instead of over tokens."""
+def row_mean_trainer() -> type[SFTTrainer]:
+    """TRL's trainer with the loss of this file."""
+    from trl import SFTTrainer
 
-    loss_is_scaled_for_ga = False
+    class RowMeanTrainer(SFTTrainer):
+        """SFTTrainer whose loss is the weighted mean over rows instead of over tokens."""
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
-                     num_items_in_batch: Any = None) -> Any:
-        """`row_mean_loss` of a batch; TRL's patched head gives each token's log-probability."""
-        weight = inputs.pop("weight")
-        outputs = model(**inputs, use_cache=False, fused_lm_head=True)
-        loss = row_mean_loss(outputs.log_probs, outputs.label_mask, weight)
-        return (loss, outputs) if return_outputs else loss
+        loss_is_scaled_for_ga = False
+
+        def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
+                         num_items_in_batch: Any = None) -> Any:
+            """`row_mean_loss` of a batch; TRL's patched head gives each token's log-probability."""
+            weight = inputs.pop("weight")
+            outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+            loss = row_mean_loss(outputs.log_probs, outputs.label_mask, weight)
+            return (loss, outputs) if return_outputs else loss
+
+    return RowMeanTrainer
 
 
 def row_mean_loss(log_probs: torch.Tensor, mask: torch.Tensor,
@@ -103,11 +105,15 @@ class RowCollator:
     """TRL's vision collator on decoded images and closed completions, plus the rows' weights."""
 
     def __init__(self, processor: ProcessorMixin) -> None:
+        from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
         self._collate = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)
         self._close = missing_end_of_turn(processor)
 
     def __call__(self, rows: list[Row]) -> dict[str, torch.Tensor]:
         """Input ids, labels (-100 but on completions), pixels, `weight` [rows] float32."""
+        import torch
+
         batch: dict[str, torch.Tensor] = self._collate([self._example(row) for row in rows])
         batch["weight"] = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
         return batch
@@ -138,6 +144,9 @@ def missing_end_of_turn(processor: ProcessorMixin) -> str:
 
 def load_processor(folder: Path) -> ProcessorMixin:
     """The model's processor, with a padding token."""
+    from transformers import AutoProcessor
+
+
     processor = AutoProcessor.from_pretrained(folder)
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
@@ -146,6 +155,10 @@ def load_processor(folder: Path) -> ProcessorMixin:
 
 def wanted_dtype(folder: Path, dtype: str) -> torch.dtype:
     """The type that the weights are published in: as configured, or as they are (`auto`)."""
+    import torch
+    from transformers import AutoConfig
+
+
     if dtype == "auto":
         return AutoConfig.from_pretrained(folder).dtype or torch.float32
     wanted: torch.dtype = getattr(torch, dtype)
@@ -154,6 +167,10 @@ def wanted_dtype(folder: Path, dtype: str) -> torch.dtype:
 
 def load_model(folder: Path, config: SftConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The start model. Trained in full it is float32, as 16-bit weights lose small updates."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+
     model = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=torch.float32 if config.adapter == "full" else dtype,
         # On a CPU the fused attention's bfloat16 backward takes half of a small model's step.
@@ -176,6 +193,9 @@ def freeze_vision(model: PreTrainedModel) -> None:
 
 def adapter(config: SftConfig) -> LoraConfig | None:
     """The LoRA adapter; None if all weights are trained."""
+    from peft import LoraConfig
+
+
     if config.adapter == "full":
         return None
     return LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=0.0, bias="none",
@@ -184,6 +204,9 @@ def adapter(config: SftConfig) -> LoraConfig | None:
 
 def has_bfloat16(use_gpu: bool) -> bool:
     """Whether matrix products are faster in bfloat16 where the job runs (CPU: avx512_bf16, AMX)."""
+    import torch
+
+
     if use_gpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -191,6 +214,10 @@ def has_bfloat16(use_gpu: bool) -> bool:
 
 def arguments(job: TrainJob, dtype: torch.dtype, output: Path) -> TrlConfig:
     """TRL's settings, with nothing left to a default that shapes the model."""
+    import torch
+    from trl import SFTConfig as TrlConfig
+
+
     config = job.config
     fast = config.mixed_precision == "auto" and has_bfloat16(config.use_gpu)
     return TrlConfig(
@@ -211,32 +238,37 @@ def arguments(job: TrainJob, dtype: torch.dtype, output: Path) -> TrlConfig:
     )
 
 
-class SessionCallback(TrainerCallback):
-    """Hands checkpoints and metrics to the session, and stops a training that diverged."""
+def session_callback(job: TrainJob, session: Session) -> TrainerCallback:
+    """What the trainer tells the session while it works."""
+    from transformers import TrainerCallback
 
-    def __init__(self, job: TrainJob, session: Session) -> None:
-        self._job, self._session = job, session
-        self._since, self._step = time.monotonic(), 0
+    class SessionCallback(TrainerCallback):
+        """Hands checkpoints and metrics to the session, and stops a training that diverged."""
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._since, self._step = time.monotonic(), state.global_step
+        def __init__(self) -> None:
+            self._since, self._step = time.monotonic(), 0
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        now, num_steps = time.monotonic(), state.global_step - self._step
-        rows = num_steps * rows_per_step(self._job.config)
-        state.log_history[-1]["rows_per_second"] = rows / max(now - self._since, 1e-9)
-        self._since, self._step = now, state.global_step
-        steps = read_steps(state.log_history, state.max_steps)
-        if steps and not math.isfinite(steps[-1].loss):
-            raise TrainingError(
-                f"{self._job.prefix}: the loss is {steps[-1].loss} at step {steps[-1].step} of "
-                f"{steps[-1].num_steps}; lower train.learning_rate, or raise train.warmup_ratio")
-        if self._session.rank == 0:
-            self._session.log(steps, last=False)
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self._since, self._step = time.monotonic(), state.global_step
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        self._session.save(folder, state.global_step)
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            now, num_steps = time.monotonic(), state.global_step - self._step
+            rows = num_steps * rows_per_step(job.config)
+            state.log_history[-1]["rows_per_second"] = rows / max(now - self._since, 1e-9)
+            self._since, self._step = now, state.global_step
+            steps = read_steps(state.log_history, state.max_steps)
+            if steps and not math.isfinite(steps[-1].loss):
+                raise TrainingError(
+                    f"{job.prefix}: the loss is {steps[-1].loss} at step {steps[-1].step} of "
+                    f"{steps[-1].num_steps}; lower train.learning_rate or raise train.warmup_ratio")
+            if session.rank == 0:
+                session.log(steps, last=False)
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            session.save(folder, state.global_step)
+
+    return SessionCallback()
 
 
 def rows_per_step(config: SftConfig) -> int:
@@ -262,6 +294,9 @@ def checkpoint_step(folder: str | None) -> int:
 
 def save_model(model: PreTrainedModel, start: Path, folder: Path, dtype: torch.dtype) -> Path:
     """Write the model, an adapter merged in, with the start model's other files as they are."""
+    from transformers import AutoConfig
+
+
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     model.to(dtype).save_pretrained(folder, max_shard_size=_SHARD)
