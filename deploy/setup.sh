@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Creates .venv with Python 3.11 and the locked CPU dependencies. Does nothing if that was done for
-# the same lock. PIP_FIND_LINKS (a folder of wheels) and PIP_INDEX_URL are used if they are set.
+# the same lock. PIP_FIND_LINKS (a folder of wheels), TORCH_INDEX_URL (an index of CPU builds of
+# torch) and PIP_INDEX_URL are used if they are set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -37,9 +38,8 @@ export VIRTUAL_ENV="$PWD/.venv"
 sources=()
 if [ -n "${PIP_FIND_LINKS:-}" ]; then
   sources=(--find-links "$PIP_FIND_LINKS")
-else # PyPI's torch is the CUDA build
-  sources=(--extra-index-url "${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}"
-           --index-strategy unsafe-best-match)
+elif [ -n "${TORCH_INDEX_URL:-}" ]; then # an index of CPU builds; PyPI's own torch brings CUDA along
+  sources=(--extra-index-url "$TORCH_INDEX_URL" --index-strategy unsafe-best-match)
 fi
 echo "setup: installing $(grep -cE '^[a-z0-9]' requirements-cpu.lock) locked packages (a few minutes)"
 "$uv" pip install --quiet --no-deps "${sources[@]}" -r requirements-cpu.lock

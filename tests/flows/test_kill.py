@@ -29,7 +29,7 @@ ENGINE, TRAINER = "ray::MapWorker", "ray::RayTrainWorker"
 
 
 def write_config(folder: Path, root: str) -> Path:
-    """120 games of two turns each (a verdict is never sure enough to guess early), two at a time."""
+    """120 games, two at a time, of two turns each: no verdict is sure enough to guess early."""
     config = small_config(root)
     config["engine"] |= {"max_num_seqs": 2, "live_programs": 2}
     config["stages"][0] |= {"games": {2: 120}, "play": {**GREEDY, "ready_confidence": 1.0}}

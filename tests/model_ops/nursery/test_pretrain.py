@@ -1,4 +1,4 @@
-"""Pre-training is a pure function of its seed, also across interruptions, and its card tells the run."""
+"""Pre-training is a pure function of its seed, also across interruptions; the card tells it."""
 
 import json
 import random
@@ -40,11 +40,13 @@ def test_an_interrupted_run_ends_in_the_same_weights(
 ) -> None:
     monkeypatch.setattr(pretrain, "CHECKPOINT_EVERY", 2)
     whole, broken, resumed = build_vlm(1), build_vlm(1), build_vlm(1)
-    pretrain.run_stage(short_stage(whole), whole, 5, tmp_path / "..")
-    (tmp_path / ".." / "short.pt").unlink()
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    pretrain.run_stage(short_stage(whole), whole, 5, one)
     with pytest.raises(Interrupted):
-        pretrain.run_stage(short_stage(broken, stop_before=5), broken, 5, tmp_path)
-    pretrain.run_stage(short_stage(resumed), resumed, 5, tmp_path)
+        pretrain.run_stage(short_stage(broken, stop_before=5), broken, 5, two)
+    pretrain.run_stage(short_stage(resumed), resumed, 5, two)
     fresh = build_vlm(1).state_dict()
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name

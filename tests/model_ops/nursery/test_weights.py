@@ -129,7 +129,7 @@ def test_it_asks_different_questions_of_its_language(vlm: Any) -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_transformers_and_vllm_say_the_same(vlm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
