@@ -176,8 +176,10 @@ class DialogCurationConfig(Config):
     max_distractor_belief: float = Field(default=0.05, ge=0, lt=1)
     """`per_image`: a distractor gives "no" rows only if its final belief is at most this."""
     min_target_fit: float | None = Field(default=None, ge=0, le=1)
-    """`per_image`: leave out what was said in a turn whose answer the Guesser, looking at the
-    target, believed less than this: both seats must agree before an answer is learnt."""
+    """`per_image`: learn nothing from a turn whose answer the Guesser, looking at the image that
+    it took, believed less than this: both seats must agree."""
+    closed_answers_only: bool = False
+    """Learn yes and no answers only: an open question may presuppose what is not in the target."""
     balance_answers: bool = False
     """Keep equally many yes and no completions within each role (guards against collapse to one
     of them)."""

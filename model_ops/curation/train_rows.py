@@ -101,6 +101,8 @@ def _answer_rows(
     game: TranscriptRow, turn: int, config: DialogCurationConfig, prompts: Prompts
 ) -> Iterator[PlannedRow]:
     said = game.turns[turn]
+    if config.closed_answers_only and normalise(said.answer) not in ("yes", "no"):
+        return
     messages = answer_messages(prompts, said.question, game.turns[:turn])
     target = (game.images[game.target],)
     yield PlannedRow("answer", turn, "target", target, messages, said.answer)

@@ -98,13 +98,10 @@ def test_killed_three_times_it_ends_with_the_same_rows(
     undisturbed: Run, tmp_path: Path, repo: Path
 ) -> None:
     run = Run(tmp_path, repo, "killed")
-    finished: dict[str, int] = {}
 
     def kill_flow(child: "subprocess.Popen[bytes]") -> None:
         run.wait(child, lambda: len(run.receipts()) >= 3)
         os.kill(child.pid, signal.SIGKILL)
-        child.wait(timeout=60)
-        finished.update(run.receipts())
 
     def kill_engine_and_trainer(child: "subprocess.Popen[bytes]") -> None:
         run.wait(child, lambda: len(run.receipts()) > len(finished))
@@ -113,6 +110,7 @@ def test_killed_three_times_it_ends_with_the_same_rows(
         kill_below(child, TRAINER)
 
     assert run.start(kill_flow) == -signal.SIGKILL
+    finished = run.receipts()  # the workers may have finished shards after the flow died
     assert not run.store.exists(f"{STAGE}/transcripts/manifest.json"), "killed too late"
     assert run.start(kill_engine_and_trainer) == 0 or run.start() == 0, run.log.read_text()
     check(run, undisturbed, finished)

@@ -147,6 +147,34 @@ def test_verdicts_say_yes_to_the_target_and_no_only_where_the_game_is_sure(
             assert game.turns[-1].beliefs[place] <= 0.05
 
 
+def test_nothing_is_learnt_from_a_turn_whose_answer_the_guesser_doubted(
+    local_store: Store,
+) -> None:
+    game = next(
+        game
+        for game in transcripts(games(NUM_GAMES), PER_IMAGE, Bayesians(0.2))
+        if game.won and len(game.turns) > 1
+    )
+    doubted = game.turns[0].model_copy(update={"fits": [0.2] * len(game.images)})
+    believed = game.turns[1].model_copy(update={"fits": [0.95] * len(game.images)})
+    game = game.model_copy(update={"turns": [doubted, believed]})
+    config = ALL.model_copy(update={"min_target_fit": 0.9})
+    prompts = load_prompts("nursery")
+    assert {row.turn for row in plan_rows(game, ALL, prompts)} == {0, 1}
+    assert {row.turn for row in plan_rows(game, config, prompts)} == {1}
+
+
+def test_closed_answers_only_leaves_open_answers_out_but_not_their_questions() -> None:
+    game = transcripts(games(1), PER_IMAGE, Bayesians(0.0))[0]
+    turn = game.turns[0].model_copy(update={"answer": "top left", "counterfactual": "no"})
+    game = game.model_copy(update={"turns": [turn]})
+    config = ALL.model_copy(update={"closed_answers_only": True})
+    roles = {row.role for row in plan_rows(game, config, load_prompts("nursery"))}
+    assert "answer" in {row.role for row in plan_rows(game, ALL, load_prompts("nursery"))}
+    assert "ask" in roles
+    assert "answer" not in roles
+
+
 def _said(row: TrainRow) -> str | None:
     return row.completion[0].content[0].text
 
