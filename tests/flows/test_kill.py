@@ -20,7 +20,7 @@ from schemas.artifacts import read_manifest
 from schemas.store import Store
 from tests.flows.small_run import GREEDY, artifact_rows, environment, process, small_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.ray, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.ray, pytest.mark.timeout(3000)]
 STAGE = "rounds/round=0001/00-dialog"
 ARTIFACTS = [f"{STAGE}/games", f"{STAGE}/transcripts", f"{STAGE}/train",
              "rounds/round=0000/evaluation/field-game2", "rounds/round=0000/evaluation/field-vqa",
@@ -53,11 +53,11 @@ class Run:
         with process(self._command, self._env, self.log, self._repo) as child:
             if disturb is not None:
                 disturb(child)
-            return child.wait(timeout=600)
+            return child.wait(timeout=900)
 
     def wait(self, child: "subprocess.Popen[bytes]", ready: Callable[[], bool]) -> None:
         """Wait until something is there, while the command is at work."""
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + 900
         while not ready():
             assert child.poll() is None and time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
