@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit lint bench report
+.PHONY: help setup demo test unit kill lint bench report
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -14,13 +14,16 @@ demo: setup ## run the demo: two rounds of self-improvement on a CPU
 	@echo "demo: two rounds on this machine; the report is linked at the end"
 	@$(BIN)/flywheel demo
 
-test: setup ## all tests that need no GPU, with coverage
-	@echo "test: unit, engine, Ray, Prefect and kill tests; 'make unit' is the quick part"
-	@$(BIN)/coverage run -m pytest -m "not gpu and not bench"
+test: setup ## all tests that need no GPU, with coverage (but `make kill`)
+	@echo "test: unit, engine, Ray and Prefect tests; 'make unit' is the quick part"
+	@$(BIN)/coverage run -m pytest -m "not gpu and not bench and not kill"
 	@$(BIN)/coverage report
 
 unit: setup ## the quick tests only
 	@$(BIN)/pytest
+
+kill: setup ## kill -9 a whole run at three places; it must end with the same rows
+	@$(BIN)/pytest -m kill tests/flows/test_kill.py
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -20,7 +20,8 @@ from schemas.artifacts import read_manifest
 from schemas.store import Store
 from tests.flows.small_run import GREEDY, artifact_rows, environment, process, small_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.ray, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.kill, pytest.mark.slow, pytest.mark.engine, pytest.mark.ray,
+              pytest.mark.timeout(3000)]
 STAGE = "rounds/round=0001/00-dialog"
 ARTIFACTS = [f"{STAGE}/games", f"{STAGE}/transcripts", f"{STAGE}/train",
              "rounds/round=0000/evaluation/field-game2", "rounds/round=0000/evaluation/field-vqa",
