@@ -65,16 +65,25 @@ def run_all(store: Store, works: Sequence[PoolWork], engine: EngineConfig,
     """
     _check(works)
     artifacts = [_Artifact(store, work, engine) for work in works]
-    todo = [(number, index) for number, artifact in enumerate(artifacts)
-            for index in artifact.missing]
     total = sum(len(work.items.shards) for work in works)
     digests = [artifact.inputs_digest for artifact in artifacts]
     _forget_last_words(store, works)
-    for done, result in enumerate(_play(store, works, digests, engine, todo), total - len(todo)):
-        artifacts[result["work"]].add(Shard.model_validate_json(result["shard"]))
-        if on_progress is not None:
-            on_progress(done + 1, total)
+    while todo := _missing(artifacts):
+        try:
+            for result in _play(store, works, digests, engine, todo):
+                artifacts[result["work"]].add(Shard.model_validate_json(result["shard"]))
+                if on_progress is not None:
+                    on_progress(total - len(_missing(artifacts)), total)
+        except EngineError:
+            if len(_missing(artifacts)) == len(todo):
+                raise  # else Ray gave a killed actor up: a fresh pool plays what is left
     return [artifact.published() for artifact in artifacts]
+
+
+def _missing(artifacts: "Sequence[_Artifact]") -> list[tuple[int, int]]:
+    """Number of the artifact and index of every shard that is not finished."""
+    return [(number, index) for number, artifact in enumerate(artifacts)
+            for index in artifact.missing]
 
 
 class _Artifact:
