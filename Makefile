@@ -23,7 +23,7 @@ unit: setup ## the quick tests only
 	@$(BIN)/pytest
 
 kill: setup ## kill -9 a whole run at three places; it must end with the same rows
-	@$(BIN)/pytest -m kill tests/flows/test_kill.py
+	@$(BIN)/pytest -m kill tests
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .

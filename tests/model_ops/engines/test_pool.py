@@ -86,6 +86,7 @@ def test_several_artifacts_share_one_pool(store: Store) -> None:
     assert len(rows_of(store, first)) == len(rows_of(store, second)) == 20
 
 
+@pytest.mark.kill
 def test_a_killed_actor_is_replaced_without_lost_or_double_rows(
         store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "calls.txt"
