@@ -68,15 +68,10 @@ def run_all(store: Store, works: Sequence[PoolWork], engine: EngineConfig,
     total = sum(len(work.items.shards) for work in works)
     digests = [artifact.inputs_digest for artifact in artifacts]
     _forget_last_words(store, works)
-    while todo := _missing(artifacts):
-        try:
-            for result in _play(store, works, digests, engine, todo):
-                artifacts[result["work"]].add(Shard.model_validate_json(result["shard"]))
-                if on_progress is not None:
-                    on_progress(total - len(_missing(artifacts)), total)
-        except EngineError:
-            if len(_missing(artifacts)) == len(todo):
-                raise  # else Ray gave a killed actor up: a fresh pool plays what is left
+    for result in _play(store, works, digests, engine, _missing(artifacts)):
+        artifacts[result["work"]].add(Shard.model_validate_json(result["shard"]))
+        if on_progress is not None:
+            on_progress(total - len(_missing(artifacts)), total)
     return [artifact.published() for artifact in artifacts]
 
 
