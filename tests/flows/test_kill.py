@@ -102,7 +102,9 @@ def test_killed_three_times_it_ends_with_the_same_rows(
 
     def kill_flow(child: "subprocess.Popen[bytes]") -> None:
         run.wait(child, lambda: len(run.receipts()) >= 3)
+        workers = psutil.Process(child.pid).children(recursive=True)
         os.kill(child.pid, signal.SIGKILL)
+        psutil.wait_procs(workers, timeout=60)  # until then they may still finish shards
 
     def kill_engine_and_trainer(child: "subprocess.Popen[bytes]") -> None:
         run.wait(child, lambda: len(run.receipts()) > len(finished))
@@ -111,7 +113,7 @@ def test_killed_three_times_it_ends_with_the_same_rows(
         kill_below(child, TRAINER)
 
     assert run.start(kill_flow) == -signal.SIGKILL
-    finished = run.receipts()  # the workers may have finished shards after the flow died
+    finished = run.receipts()
     assert not run.store.exists(f"{STAGE}/transcripts/manifest.json"), "killed too late"
     assert run.start(kill_engine_and_trainer) == 0 or run.start() == 0, run.log.read_text()
     check(run, undisturbed, finished)
