@@ -1,0 +1,124 @@
+"""The stage `dialog`: how images become games, the rules, and what is kept."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from schemas.config.base import Config
+from schemas.config.training import SftConfig
+
+
+class GroupingConfig(Config):
+    """How images are put together into games. Labels and facts are never looked at."""
+
+    method: Literal["similarity", "cluster", "random"] = "similarity"
+    """`similarity`: neighbours of a seed image; `cluster`: inside a k-means cluster."""
+    encoder: str = "nursery://clip"
+    """The image encoder: a CLIP or SigLIP folder or hub id, or `nursery://clip`."""
+    nearest: int = Field(default=1, ge=1)
+    """`similarity`: the closest neighbour rank that may be a distractor (1: the most alike)."""
+    farthest: int = Field(default=12, ge=1)
+    """`similarity`: the farthest neighbour rank that may be a distractor."""
+    max_cosine: float = Field(default=0.999, gt=0, le=1)
+    """Images more alike than this count as duplicates and never share a game."""
+
+
+class DialogPlayConfig(Config):
+    """The rules of the game (methods/dialog_games.md, section 3)."""
+
+    guesser: Literal["joint", "per_image"] = "joint"
+    """`joint`: all images in one prompt; `per_image`: one call per candidate, best fit wins."""
+    max_turns: dict[int, int] = {2: 3, 4: 6}
+    """Turn limit by number of images."""
+    ready_confidence: float = Field(default=0.9, gt=0, le=1)
+    """`per_image`: guess early once the best candidate's belief reaches this (in `joint` mode the
+    model itself says when it is ready)."""
+    verdict_scope: Literal["pair", "dialog"] = "pair"
+    """`per_image`: judge a candidate by the newest question and answer only (beliefs multiply over
+    turns), or by the whole dialog at every turn (the newest verdict is the belief)."""
+    belief_clip: float = Field(default=0.02, gt=0, lt=0.5)
+    """`per_image`: a verdict counts as at least this and at most 1 - this, so that one wrong
+    verdict can be made good."""
+    ask_temperature: float = Field(default=0.7, ge=0)
+    """Temperature of questions."""
+    answer_temperature: float = Field(default=0.3, ge=0)
+    """Temperature of answers."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    """Nucleus of questions and answers."""
+    rotations: bool = True
+    """Replay the guess with the images in every other order (joint mode: extra calls)."""
+    blind: bool = True
+    """Guess once per order without the dialog: what could be known without asking."""
+    reasks: int = Field(default=3, ge=0)
+    """Ask the Describer each question again so many times (self-consistency); 0 is off."""
+    reask_temperature: float = Field(default=0.7, ge=0)
+    """Temperature of the re-asked answers."""
+    counterfactual: bool = True
+    """Ask the Describer the same questions about the nearest distractor."""
+
+
+class DialogCurationConfig(Config):
+    """Which games are learnt from (methods/dialog_games.md, section 4). Each check can be off."""
+
+    select: Literal["curated", "unfiltered", "random"] = "curated"
+    """`unfiltered` keeps all parsed games; `random` as many as `curated` would, picked blindly."""
+    require_win: bool = True
+    """Drop lost games."""
+    min_rotation_pass: float | None = Field(default=0.75, ge=0, le=1)
+    """Least share of image orders that lead to the target (2 images: always 1.0)."""
+    max_blind_pass: float | None = Field(default=0.75, gt=0, le=1)
+    """Drop a game whose target is guessed without the dialog at least this often."""
+    forbid_leak: bool = True
+    """Drop games that name positions or files, or whose answer dumps a caption."""
+    max_answer_words: int = Field(default=25, ge=1)
+    """A longer answer counts as a caption dump."""
+    max_question_similarity: float | None = Field(default=0.9, gt=0, le=1)
+    """Drop games with two questions more alike than this (edit ratio)."""
+    max_cannot_tell: float | None = Field(default=0.5, ge=0, le=1)
+    """Drop games in which more than this share of the answers is "cannot tell"."""
+    min_consistency: float | None = Field(default=0.5, ge=0, le=1)
+    """Every answer must be repeated by at least this share of its re-asks."""
+    require_counterfactual: bool = True
+    """At least one answer must differ for the nearest distractor."""
+    difficulty: tuple[float, float] | None = None
+    """Keep games whose pass rate over rotations lies in this band."""
+    max_per_group: int | None = Field(default=3, ge=1)
+    """Games kept per image group."""
+    max_per_target: int | None = Field(default=2, ge=1)
+    """Games kept per target image."""
+    role_weights: dict[Literal["ask", "answer", "decide", "guess", "verdict"], float] = {
+        "ask": 0.5, "answer": 1.0, "decide": 1.0, "guess": 1.0, "verdict": 1.0,
+    }
+    """Loss weight of each role's rows; 0 (or no entry) leaves the role out. In joint mode the
+    private summary is part of the `decide` rows."""
+    counterfactual_answers: bool = False
+    """Also learn what the Describer said about the nearest distractor (further `answer` rows)."""
+    guess_rotations: bool = True
+    """Joint mode: repeat each `guess` row for all image orders, the position re-mapped."""
+    max_distractor_belief: float = Field(default=0.05, ge=0, lt=1)
+    """`per_image`: a distractor gives "no" rows only if its final belief is at most this."""
+    min_target_fit: float | None = Field(default=None, ge=0, le=1)
+    """`per_image`: learn nothing from a turn whose answer the Guesser, looking at the image that
+    it took, believed less than this: both seats must agree."""
+    closed_answers_only: bool = False
+    """Learn yes and no answers only: an open question may presuppose what is not in the target."""
+    balance_answers: bool = False
+    """Keep equally many yes and no completions within each role (guards against collapse to one
+    of them)."""
+
+
+class DialogStage(Config):
+    """Stage `dialog`: play games, keep the good ones, learn from them."""
+
+    method: Literal["dialog"] = "dialog"
+    """The method's name."""
+    games: dict[int, int] = {4: 800, 2: 400}
+    """Number of games by number of images."""
+    grouping: GroupingConfig = GroupingConfig()
+    """How images become games."""
+    play: DialogPlayConfig = DialogPlayConfig()
+    """The rules."""
+    curation: DialogCurationConfig = DialogCurationConfig()
+    """What is kept."""
+    train: SftConfig = SftConfig()
+    """How it is learnt."""

@@ -1,0 +1,57 @@
+"""What a candidate is measured with, and when it becomes the champion."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from schemas.config.base import Config, ImagesConfig
+from schemas.config.dialog import DialogPlayConfig, GroupingConfig
+
+
+class BenchmarkConfig(Config):
+    """One benchmark."""
+
+    kind: Literal["game", "vqa"]
+    """`game`: held-out games; `vqa`: questions with known answers."""
+    images: ImagesConfig
+    """Held-out images. An image that a training game used is refused."""
+    domain: str = "field"
+    """Prefix of the metric names."""
+    num_items: int = Field(default=1000, ge=1)
+    """Games or questions."""
+    num_images: int = Field(default=4, ge=2)
+    """`game`: images per game."""
+    questions_uri: str | None = None
+    """`vqa` on real images: a JSONL or Parquet file of `image` (path as in `images`), `question`,
+    `answers` and perhaps `kind`; scored by VQA-accuracy. Without it the images must be the
+    nursery's, whose questions are made from facts and scored by exact match."""
+    play: DialogPlayConfig = DialogPlayConfig(rotations=True, blind=False, reasks=0,
+                                              counterfactual=False)
+    """`game`: the rules."""
+    grouping: GroupingConfig = GroupingConfig()
+    """`game`: how images become games."""
+    cross_play: bool = False
+    """`game`: the candidate describes, the champion guesses: gains that vanish with an older
+    partner are a private code. The metric is `<domain>/game<N>_crossplay`."""
+
+
+class EvaluationConfig(Config):
+    """What every candidate is measured with."""
+
+    benchmarks: list[BenchmarkConfig] = []
+    """The benchmarks; the seeds are fixed, so that two evaluations pair item by item."""
+    seed: int = 20_000
+    """Seed of the items."""
+
+
+class GatePolicy(Config):
+    """When a candidate becomes the champion."""
+
+    primary: str = "field/game4_success"
+    """The metric that must rise."""
+    min_gain: float = 0.0
+    """The lower end of the paired bootstrap interval of the gain must exceed this."""
+    guards: dict[str, float] = {}
+    """Metric -> the largest fall that is tolerated (a fraction: 0.01 is one point)."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    """Confidence of the intervals."""

@@ -1,0 +1,61 @@
+"""A whole run: everything that the other files describe, and when it ends."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from schemas.config.base import Config, EngineConfig, ImagesConfig, ModelConfig
+from schemas.config.dialog import DialogStage
+from schemas.config.measuring import EvaluationConfig, GatePolicy
+
+
+class StopRule(Config):
+    """When a run ends by itself."""
+
+    rounds: int = Field(default=3, ge=1)
+    """At most so many rounds."""
+    budget_minutes: float | None = Field(default=None, gt=0)
+    """Start no further round after so much wall-clock time."""
+    plateau: int | None = Field(default=2, ge=1)
+    """Stop after so many rounds in a row that were held."""
+
+
+class RunConfig(Config):
+    """A whole run: `improve` flow, `flywheel run`."""
+
+    root: str
+    """Where everything is written: a folder or `s3://bucket/prefix`."""
+    seed: int = 0
+    """The run's seed; all others derive from it."""
+    model: ModelConfig = ModelConfig()
+    """The base model."""
+    images: ImagesConfig = ImagesConfig()
+    """The unlabelled images."""
+    engine: EngineConfig = EngineConfig()
+    """How model calls are answered."""
+    stages: list[DialogStage] = [DialogStage()]
+    """The stages of a round, in order."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """What is measured."""
+    gate: GatePolicy = GatePolicy()
+    """When to promote."""
+    stop: StopRule = StopRule()
+    """When to end."""
+    init_from: Literal["champion", "base"] = "champion"
+    """The weights that a round's training starts from."""
+    reference: Literal["previous", "base"] = "previous"
+    """The model that preference objectives compare with."""
+    history: Literal["round", "all"] = "round"
+    """Train on this round's rows, or on those of all rounds."""
+    shard_size: int = Field(default=128, ge=1)
+    """Rows per shard: the unit of resume."""
+    lease_minutes: float = Field(default=10, gt=0)
+    """A lock that was not renewed for so long may be taken over."""
+
+    @model_validator(mode="after")
+    def _nursery_needs_a_limit(self) -> "RunConfig":
+        sources = [self.images, *(b.images for b in self.evaluation.benchmarks)]
+        for images in sources:
+            if images.uri.startswith("nursery://") and images.limit is None:
+                raise ValueError(f"images.limit is needed for {images.uri}: how many to draw")
+        return self
