@@ -5,6 +5,7 @@ so distractors are hard; neighbour ranks, duplicates and balance are ours [D]. E
 Ray Data; drawing is a pure function of embeddings, configuration and seed.
 """
 
+import io
 import random
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from schemas.store import Store
 CODE_VERSION = 1
 """Raise it when drawing changes, so that games of older code are not reused."""
 IMAGES_PER_CLUSTER = 12
+EMBEDDINGS = "embeddings"
 MAX_TRIED = 64
 """Distractors tried per game."""
 
@@ -86,11 +88,23 @@ def plan_games(
 def embed(
     store: Store, images: Manifest, grouping: GroupingConfig, engine: EngineConfig
 ) -> NDArray[np.floating]:
-    """Embeddings of all images in the order of the manifest's rows, float[num_images, dim]."""
+    """Embeddings of all images in the order of the manifest's rows, float[num_images, dim].
+
+    Kept in the root under a name that tells the images and the encoder: every round, and every
+    benchmark on the same images, takes them from there.
+    """
     from model_ops.engines.clip_scorer import embed_images
 
-    embeddings: NDArray[np.floating] = embed_images(store, images, grouping.encoder, engine)
-    return embeddings
+    ids = [ref.image_id for ref in read_refs(store, images)]
+    path = f"{EMBEDDINGS}/{digest([grouping.encoder, engine.max_image_pixels, ids])}.npy"
+    if store.exists(path):
+        kept: NDArray[np.floating] = np.load(io.BytesIO(store.read_bytes(path)))
+        return kept
+    made: NDArray[np.floating] = embed_images(store, images, grouping.encoder, engine)
+    buffer = io.BytesIO()
+    np.save(buffer, made)
+    store.write_bytes(path, buffer.getvalue())
+    return made
 
 
 def read_refs(store: Store, images: Manifest) -> list[ImageRef]:

@@ -169,7 +169,7 @@ class NurserySource:
     """Scenes drawn on the spot. They come in order only, and cheaply, so they are not skipped."""
 
     def __init__(self, config: ImagesConfig) -> None:
-        from model_ops.nursery.world import Domain
+        from model_ops.nursery.domains import Domain
 
         self.split = urlsplit(config.uri).netloc
         self._config = config

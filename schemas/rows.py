@@ -92,6 +92,8 @@ class Turn(Row):
     """Probability of being the target, per shown image; empty where the mode has none."""
     consistency: float | None = None
     """Share of re-asked answers equal to the recorded one."""
+    agreement: float | None = None
+    """Share of the looks at the target that gave this answer (`play.looks`)."""
     counterfactual: str | None = None
     """What the Describer answers when shown the nearest distractor instead of the target."""
     asked_about: int | None = None

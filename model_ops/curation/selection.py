@@ -109,24 +109,26 @@ class RowKey(NamedTuple):
     said: str
     content: int
     """Hash of images, prompt and completion."""
+    agreement: float = 1.0
+    """Share of the looks that gave the turn's answer."""
 
 
 def exclude_rows(keys: Iterable[RowKey], balance: bool, seed: int) -> dict[str, str]:
     """Row id -> why it is left out: `duplicate`, or surplus of yes or no within its role."""
     seen: set[int] = set()
     excluded: dict[str, str] = {}
-    said: dict[tuple[str, str], list[str]] = {}
+    said: dict[tuple[str, str], list[RowKey]] = {}
     for key in keys:
         if key.content in seen:
             excluded[key.row_id] = "duplicate"
             continue
         seen.add(key.content)
         if balance and key.said in ("yes", "no"):
-            said.setdefault((key.role, key.said), []).append(key.row_id)
+            said.setdefault((key.role, key.said), []).append(key)
     for role in {role for role, _ in said}:
         sides = [said.get((role, side), []) for side in ("yes", "no")]
         fewer = min(len(side) for side in sides)
         for side in sides:
-            surplus = sorted(side, key=lambda row_id: lot(seed, row_id))[fewer:]
-            excluded |= dict.fromkeys(surplus, "balance")
+            ranked = sorted(side, key=lambda key: (-key.agreement, lot(seed, key.row_id)))
+            excluded |= {key.row_id: "balance" for key in ranked[fewer:]}
     return excluded

@@ -61,7 +61,9 @@ class PlannedRow:
         """What selection needs to know."""
         said = (tuple(ref.image_id for ref in self.images), self.messages, self.completion)
         content = int.from_bytes(hashlib.sha256(repr(said).encode()).digest()[:8])
-        return RowKey(self.row_id(source), self.role, normalise(self.completion), content)
+        agreement = source.turns[self.turn].agreement
+        return RowKey(self.row_id(source), self.role, normalise(self.completion), content,
+                      1.0 if agreement is None else agreement)
 
 
 def plan_rows(
@@ -79,11 +81,14 @@ def plan_rows(
 
 
 def is_doubted(game: TranscriptRow, turn: int, config: DialogCurationConfig) -> bool:
-    """Whether the Guesser, looking at the image it took, hardly believed this turn's answer."""
-    fits = game.turns[turn].fits
-    if config.min_target_fit is None or not fits or game.guess is None:
+    """Whether the looks disagree on this turn's answer, or the Guesser, looking at the image that
+    it took, hardly believed it."""
+    said, least = game.turns[turn], config.min_agreement
+    if least is not None and said.agreement is not None and said.agreement < least:
+        return True
+    if config.min_target_fit is None or not said.fits or game.guess is None:
         return False
-    return fits[game.guess] < config.min_target_fit
+    return said.fits[game.guess] < config.min_target_fit
 
 
 def _turn_rows(

@@ -16,6 +16,7 @@ from model_ops.engines.pictures import PictureMemory, ReadImage
 from model_ops.programs.calls import IMAGE, Call, Generate, Reply, Sample
 from schemas.config import EngineConfig
 from schemas.errors import DropError, EngineError
+from schemas.rows import ImageRef
 
 _TOP_LOGPROBS = 20
 _STEP_SECONDS = 1.0
@@ -82,13 +83,15 @@ class EndpointEngine:
         images = iter(call.images)
         messages: list[dict[str, Any]] = []
         for message in call.messages:
-            content = [
-                {"type": "image_url", "image_url": {"url": self._pictures.data_url(next(images))}}
-                if part == IMAGE else {"type": "text", "text": part} for part in message.parts]
+            content = [self._image(next(images), call.look) if part == IMAGE
+                       else {"type": "text", "text": part} for part in message.parts]
             messages.append({"role": message.role, "content": content})
         if call.prefix:
             messages.append({"role": "assistant", "content": call.prefix})
         return messages
+
+    def _image(self, ref: ImageRef, look: str) -> dict[str, Any]:
+        return {"type": "image_url", "image_url": {"url": self._pictures.data_url(ref, look)}}
 
     def _ask(self, call: Generate, messages: list[dict[str, Any]], seed: int | None) -> Reply:
         import openai

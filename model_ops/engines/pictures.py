@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from model_ops.looks import look_at
 from schemas.rows import ImageRef
 
 if TYPE_CHECKING:
@@ -34,32 +35,34 @@ class PictureMemory:
         self._read = read
         self._max_pixels = max_pixels
         self._capacity = capacity
-        self._held: OrderedDict[str, Image] = OrderedDict()
+        self._held: OrderedDict[tuple[str, str], Image] = OrderedDict()
         self._num_pixels = 0
 
-    def picture(self, ref: ImageRef) -> "Image":
-        """The decoded image (RGB, upright), shrunk to at most `max_pixels`.
+    def picture(self, ref: ImageRef, look: str = "") -> "Image":
+        """The decoded image (RGB, upright), shrunk to at most `max_pixels`, in the light of `look`.
 
         Raises `DropError` if it cannot be decoded.
         """
-        held = self._held.get(ref.image_id)
+        key = (ref.image_id, look)
+        held = self._held.get(key)
         if held is not None:
-            self._held.move_to_end(ref.image_id)
+            self._held.move_to_end(key)
             return held
         from model_ops.images import decode
 
         picture = shrink(decode(self._read(ref), DECLARED_LIMIT), self._max_pixels)
-        self._held[ref.image_id] = picture
+        picture = look_at(picture, look)
+        self._held[key] = picture
         self._num_pixels += picture.width * picture.height
         while self._num_pixels > self._capacity and len(self._held) > 1:
             _, dropped = self._held.popitem(last=False)
             self._num_pixels -= dropped.width * dropped.height
         return picture
 
-    def data_url(self, ref: ImageRef) -> str:
+    def data_url(self, ref: ImageRef, look: str = "") -> str:
         """The image as a `data:` URL (PNG), as OpenAI-compatible endpoints take it."""
         buffer = io.BytesIO()
-        self.picture(ref).save(buffer, "PNG")
+        self.picture(ref, look).save(buffer, "PNG")
         return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -99,8 +99,9 @@ class VllmEngine:
         prompt: dict[str, Any] = {"prompt_token_ids": prompt_ids}
         if call.images:
             prompt["multi_modal_data"] = {
-                "image": [self._pictures.picture(ref) for ref in call.images]}
-            prompt["multi_modal_uuids"] = {"image": [ref.image_id for ref in call.images]}
+                "image": [self._pictures.picture(ref, call.look) for ref in call.images]}
+            prompt["multi_modal_uuids"] = {
+                "image": [f"{ref.image_id}{call.look}" for ref in call.images]}
         (inputs,) = self._engine.renderer.render_cmpl([prompt])
         length = len(inputs["prompt_token_ids"])
         if length >= self._max_len:

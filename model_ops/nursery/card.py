@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from model_ops.nursery.world import LOOKS
+from model_ops.nursery.domains import RANGES
 
 _INK, _PAPER, _FRAME = (40, 90, 160), (255, 255, 255), (160, 160, 160)
 _PLOT = (300, 170)
@@ -100,7 +100,7 @@ def _card(
             ("Python", platform.python_version()),
         )
     )
-    worlds = "\n".join(f"{name} {json.dumps(asdict(look))}" for name, look in LOOKS.items())
+    worlds = "\n".join(f"{name} {json.dumps(asdict(ranges))}" for name, ranges in RANGES.items())
     parts = [
         _INTRODUCTION,
         f"Made by:\n```\npython -m model_ops.nursery.pretrain {flags}\n```\n"

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from model_ops.nursery.architecture import END, PAD, VOCABULARY, encode
+from model_ops.nursery.domains import Domain, Ranges
 from model_ops.nursery.grammar import caption, sample_questions
 from model_ops.nursery.packing import pack, pixel_values, rows_right
 from model_ops.nursery.skills import Exchange, fit
-from model_ops.nursery.world import Domain, Look, family_scenes, render, sample_scene
+from model_ops.nursery.world import family_scenes, render, sample_scene
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, Idefics3ForConditionalGeneration
@@ -28,14 +29,14 @@ def measure_vlm(
     model: "Idefics3ForConditionalGeneration",
     domain: Domain,
     num_scenes: int,
-    look: Look | None = None,
+    ranges: Ranges | None = None,
 ) -> dict[str, float]:
     """Share of exact answers by kind, over all questions ("vqa"), and of right verdicts ("fit")."""
     rng = random.Random(7)
     right: dict[str, list[bool]] = defaultdict(list)
     for start in range(0, num_scenes, 64):
         scenes = [
-            sample_scene(_EVALUATION_SEED + start + i, domain, look)
+            sample_scene(_EVALUATION_SEED + start + i, domain, ranges)
             for i in range(min(64, num_scenes - start))
         ]
         questions = [sample_questions(scene, rng, 10) for scene in scenes]

@@ -1,24 +1,23 @@
 """The nursery's world: small pictures with known facts, pure functions of a seed.
 
 A picture is 48 x 48 RGB, a 3 x 3 grid with at most one thing in a cell. `home` is the domain
-the tiny models are pre-trained on; `field` is the same world under a covariate shift: more
-things, textured ground, a tint, noise, bars in front, and the colour-shape pairs that home
-never shows. Facts are for measuring; methods see pixels only. Questions about a scene are
-grammar.py's.
+the tiny models are pre-trained on; `field` is the same world under a covariate shift: haze, more
+things, textured ground, a tint, noise, bars in front, and the colour-shape pairs that home never
+shows. Facts are for measuring; methods see pixels only. Questions are grammar.py's.
 """
 
 import io
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model_ops.nursery.domains import HAZE, RANGES, Domain, Ranges
 from model_ops.nursery.sprites import CELL, GRID, PIXELS, SPRITES, draw_ground, unit_noise
 
-Domain = Literal["home", "field"]
 RGB = tuple[int, int, int]
 Picture = NDArray[np.uint8]
 
@@ -82,6 +81,8 @@ class Light:
     gain: tuple[float, float, float]
     contrast: float
     noise: float
+    haze: float = 0.0
+    """How much of the scene is lost in white haze: 0 none, 1 all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,67 +119,21 @@ class Scene:
         return {"domain": self.domain, "seed": self.seed, "family": self.family, "things": things}
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """How a domain looks: what its pictures vary in, and how far. The field's is the shift."""
-
-    num_things: tuple[tuple[int, float], ...]
-    held_out: bool
-    textures: tuple[str, ...]
-    ground: tuple[int, int]
-    texture_depth: int
-    offset: int
-    tone_jitter: int
-    tint: float
-    contrast: tuple[float, float]
-    noise: tuple[float, float]
-    bars: float
-
-
-HOME = Look(
-    num_things=((1, 0.08), (2, 0.27), (3, 0.33), (4, 0.22), (5, 0.10)),
-    held_out=False,
-    textures=("plain",),
-    ground=(15, 85),
-    texture_depth=0,
-    offset=1,
-    tone_jitter=10,
-    tint=0.04,
-    contrast=(0.95, 1.05),
-    noise=(0.0, 4.0),
-    bars=0.0,
-)
-FIELD = Look(
-    num_things=((3, 0.30), (4, 0.35), (5, 0.25), (6, 0.10)),
-    held_out=True,
-    textures=("gradient", "stripes", "checker", "blotches"),
-    ground=(15, 120),
-    texture_depth=45,
-    offset=2,
-    tone_jitter=22,
-    tint=0.16,
-    contrast=(0.70, 1.05),
-    noise=(4.0, 16.0),
-    bars=0.35,
-)
-LOOKS: dict[Domain, Look] = {"home": HOME, "field": FIELD}
-
-
-def sample_scene(seed: int, domain: Domain, look: Look | None = None) -> Scene:
-    """The scene with this seed; `look` overrides the domain's appearance (for tuning the shift)."""
-    look = look or LOOKS[domain]
+def sample_scene(seed: int, domain: Domain, ranges: Ranges | None = None) -> Scene:
+    """The scene with this seed; `ranges` overrides the domain's (for tuning the shift)."""
+    ranges = ranges or RANGES[domain]
     rng = random.Random(f"{domain}/{seed}")
-    numbers, weights = zip(*look.num_things, strict=True)
+    numbers, weights = zip(*ranges.num_things, strict=True)
     cells = sorted(rng.sample(range(GRID * GRID), rng.choices(numbers, weights)[0]))
-    things = tuple(_sample_thing(rng, cell, look) for cell in cells)
+    things = tuple(_sample_thing(rng, cell, ranges) for cell in cells)
     return Scene(
         domain,
         seed,
         seed,
         things,
-        _sample_ground(rng, look),
-        _sample_light(rng, look),
-        _sample_bars(rng, look),
+        _sample_ground(rng, ranges),
+        _sample_light(rng, ranges),
+        _sample_bars(rng, ranges),
     )
 
 
@@ -188,19 +143,19 @@ def similar_scenes(scene: Scene, num: int, seed: int) -> list[Scene]:
     They differ from the scene and each other in facts; each has its own noise and offsets.
     """
     rng = random.Random(f"similar/{scene.domain}/{scene.seed}/{seed}")
-    look = LOOKS[scene.domain]
+    ranges = RANGES[scene.domain]
     seen = {_identity(scene.things)}
     siblings: list[Scene] = []
     while len(siblings) < num:
         things = scene.things
         for _ in range(rng.choice((1, 2, 2))):
-            things = _change(things, rng, look)
+            things = _change(things, rng, ranges)
         if _identity(things) in seen:
             continue
         seen.add(_identity(things))
-        moved = tuple(replace(t, offset=_sample_offset(rng, look)) for t in things)
+        moved = tuple(replace(t, offset=_sample_offset(rng, ranges)) for t in things)
         siblings.append(
-            replace(scene, things=moved, seed=rng.getrandbits(40), bars=_sample_bars(rng, look))
+            replace(scene, things=moved, seed=rng.getrandbits(40), bars=_sample_bars(rng, ranges))
         )
     return siblings
 
@@ -235,9 +190,8 @@ def render(scene: Scene) -> Picture:
         canvas[(slice(None), span) if bar.vertical else span] = bar.tone
     light = scene.light
     canvas = (canvas - 110.0) * light.contrast + 110.0
-    canvas = canvas * np.asarray(light.gain, dtype=np.float32) + light.noise * unit_noise(
-        scene.seed
-    )
+    canvas = canvas * np.asarray(light.gain, dtype=np.float32)
+    canvas = canvas + light.haze * (HAZE - canvas) + light.noise * unit_noise(scene.seed)
     return canvas.clip(0, 255).astype(np.uint8)
 
 
@@ -264,31 +218,31 @@ def _identity(things: tuple[Thing, ...]) -> frozenset[tuple[str, str, str, int]]
     return frozenset((t.shape, t.colour, t.size, t.cell) for t in things)
 
 
-def _sample_thing(rng: random.Random, cell: int, look: Look) -> Thing:
-    colour, shape = _sample_pair(rng, look)
+def _sample_thing(rng: random.Random, cell: int, ranges: Ranges) -> Thing:
+    colour, shape = _sample_pair(rng, ranges)
     return Thing(
         shape,
         colour,
         rng.choice(SIZES),
         cell,
-        _sample_offset(rng, look),
-        _sample_tone(rng, colour, look),
+        _sample_offset(rng, ranges),
+        _sample_tone(rng, colour, ranges),
     )
 
 
-def _sample_pair(rng: random.Random, look: Look) -> tuple[str, str]:
+def _sample_pair(rng: random.Random, ranges: Ranges) -> tuple[str, str]:
     while True:
         pair = (rng.choice(COLOURS), rng.choice(SHAPES))
-        if look.held_out or pair not in HELD_OUT:
+        if ranges.held_out or pair not in HELD_OUT:
             return pair
 
 
-def _sample_offset(rng: random.Random, look: Look) -> tuple[int, int]:
-    return rng.randint(-look.offset, look.offset), rng.randint(-look.offset, look.offset)
+def _sample_offset(rng: random.Random, ranges: Ranges) -> tuple[int, int]:
+    return rng.randint(-ranges.offset, ranges.offset), rng.randint(-ranges.offset, ranges.offset)
 
 
-def _sample_tone(rng: random.Random, colour: str, look: Look) -> RGB:
-    return _jitter(rng, PALETTE[colour], look.tone_jitter)
+def _sample_tone(rng: random.Random, colour: str, ranges: Ranges) -> RGB:
+    return _jitter(rng, PALETTE[colour], ranges.tone_jitter)
 
 
 def _jitter(rng: random.Random, tone: RGB, span: int) -> RGB:
@@ -296,22 +250,25 @@ def _jitter(rng: random.Random, tone: RGB, span: int) -> RGB:
     return red, green, blue
 
 
-def _sample_ground(rng: random.Random, look: Look) -> Ground:
-    level = rng.randint(*look.ground)
+def _sample_ground(rng: random.Random, ranges: Ranges) -> Ground:
+    level = rng.randint(*ranges.ground)
     first = _jitter(rng, (level, level, level), 10)
-    second = _jitter(rng, first, look.texture_depth)
+    second = _jitter(rng, first, ranges.texture_depth)
     return Ground(
-        rng.choice(look.textures), first, second, rng.uniform(4.0, 14.0), rng.uniform(0.0, 3.14)
+        rng.choice(ranges.textures), first, second, rng.uniform(4.0, 14.0), rng.uniform(0.0, 3.14)
     )
 
 
-def _sample_light(rng: random.Random, look: Look) -> Light:
-    red, green, blue = (1.0 + rng.uniform(-look.tint, look.tint) for _ in range(3))
-    return Light((red, green, blue), rng.uniform(*look.contrast), rng.uniform(*look.noise))
+def _sample_light(rng: random.Random, ranges: Ranges) -> Light:
+    red, green, blue = (1.0 + rng.uniform(-ranges.tint, ranges.tint) for _ in range(3))
+    contrast, noise, haze = (
+        rng.uniform(*span) for span in (ranges.contrast, ranges.noise, ranges.haze)
+    )
+    return Light((red, green, blue), contrast, noise, haze)
 
 
-def _sample_bars(rng: random.Random, look: Look) -> tuple[Bar, ...]:
-    if rng.random() >= look.bars:
+def _sample_bars(rng: random.Random, ranges: Ranges) -> tuple[Bar, ...]:
+    if rng.random() >= ranges.bars:
         return ()
     level = rng.randint(60, 160)
     return (
@@ -321,7 +278,7 @@ def _sample_bars(rng: random.Random, look: Look) -> tuple[Bar, ...]:
     )
 
 
-def _change(things: tuple[Thing, ...], rng: random.Random, look: Look) -> tuple[Thing, ...]:
+def _change(things: tuple[Thing, ...], rng: random.Random, ranges: Ranges) -> tuple[Thing, ...]:
     """One thing changed in colour, shape, size or place, keeping the domain's allowed pairs."""
     index = rng.randrange(len(things))
     old = things[index]
@@ -335,15 +292,15 @@ def _change(things: tuple[Thing, ...], rng: random.Random, look: Look) -> tuple[
             allowed = [
                 c
                 for c in COLOURS
-                if c != old.colour and (look.held_out or (c, old.shape) not in HELD_OUT)
+                if c != old.colour and (ranges.held_out or (c, old.shape) not in HELD_OUT)
             ]
             colour = rng.choice(allowed)
-            new = replace(old, colour=colour, tone=_sample_tone(rng, colour, look))
+            new = replace(old, colour=colour, tone=_sample_tone(rng, colour, ranges))
         case _:
             allowed = [
                 s
                 for s in SHAPES
-                if s != old.shape and (look.held_out or (old.colour, s) not in HELD_OUT)
+                if s != old.shape and (ranges.held_out or (old.colour, s) not in HELD_OUT)
             ]
             new = replace(old, shape=rng.choice(allowed))
     return tuple(sorted((*things[:index], new, *things[index + 1 :]), key=lambda t: t.cell))

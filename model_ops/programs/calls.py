@@ -42,7 +42,7 @@ class Generate:
     """Ask the model to continue `messages`; `prefix` is text the reply must start from.
 
     `seat` names who is asked (`guesser`, `describer`): with one model all seats are the same
-    engine, in cross-play each has its own.
+    engine, in cross-play each has its own. `look` shows the images in another light (`looks.py`).
     """
 
     messages: tuple[Message, ...]
@@ -50,6 +50,7 @@ class Generate:
     sampling: Sampling = field(default_factory=Sampling)
     prefix: str = ""
     seat: str = ""
+    look: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,15 @@
 other images [P: the figures show it with the target alone; the exact visibility rule is ours, D].
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from model_ops.programs.calls import Generate, Program, Sampling
+from model_ops.programs.calls import Generate, Program, Reply, Sampling
 from model_ops.programs.messages import answer_messages
-from model_ops.programs.replies import parse_line
-from model_ops.programs.steps import parsed
+from model_ops.programs.replies import normalise, parse_line
+from model_ops.programs.steps import generate_all, parsed
 from model_ops.prompts import Prompts
 from schemas.config import DialogPlayConfig
 from schemas.rows import ImageRef, Turn
@@ -18,10 +20,12 @@ MAX_ANSWER_TOKENS = 48
 
 
 class Answer(NamedTuple):
-    """What the Describer said, on one line, and its summed log-probability."""
+    """What the Describer said, on one line, and its summed log-probability; with several looks at
+    the image, the share of them that gave this answer."""
 
     text: str
     logprob: float
+    agreement: float | None = None
 
 
 def answer(
@@ -31,11 +35,23 @@ def answer(
     prompts: Prompts,
     rules: DialogPlayConfig,
 ) -> Program[Answer]:
-    """Ask the Describer one question about *image* after the dialog *turns*."""
+    """Ask the Describer one question about *image* after the dialog *turns*; with `rules.looks`
+    in those lights too, and take what most of them give."""
     sampling = Sampling(rules.answer_temperature, rules.top_p, MAX_ANSWER_TOKENS)
     call = answer_call(image, question, turns, prompts, sampling)
     reply, text = yield from parsed(call, parse_line)
-    return Answer(text, reply.samples[0].logprob)
+    first = Answer(text, reply.samples[0].logprob)
+    others = yield from generate_all([replace(call, look=look) for look in rules.looks])
+    return _agreed(first, others) if others else first
+
+
+def _agreed(first: Answer, others: Sequence[Reply]) -> Answer:
+    """The answer that most looks give; *first*, of the image as it is, among equals."""
+    said = [first, *(Answer(parse_line(reply.text) or "", reply.samples[0].logprob)
+                     for reply in others)]
+    votes = Counter(normalise(answer.text) for answer in said)
+    most = max(said, key=lambda answer: votes[normalise(answer.text)])
+    return most._replace(agreement=votes[normalise(most.text)] / len(said))
 
 
 def answer_call(

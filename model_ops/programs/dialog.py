@@ -76,6 +76,7 @@ def _one_turn(
         summary="",
         beliefs=[],
         asked_about=question.asked_about,
+        agreement=said.agreement,
     )
     decision = yield from guesser.decide([*turns, turn])
     decided = {

@@ -45,6 +45,9 @@ class DialogPlayConfig(Config):
     """Temperature of answers."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """Nucleus of questions and answers."""
+    looks: list[Literal["stretched", "dimmed", "lighter", "deeper", "deepest"]] = []
+    """Show the Describer the target in these lights too, and take the answer that most looks give
+    (`model_ops/looks.py`). It is learnt as the answer to the picture as it is."""
     rotations: bool = True
     """Replay the guess with the images in every other order (joint mode: extra calls)."""
     blind: bool = True
@@ -102,9 +105,11 @@ class DialogCurationConfig(Config):
     it took, believed less than this: both seats must agree."""
     closed_answers_only: bool = False
     """Learn yes and no answers only: an open question may presuppose what is not in the target."""
+    min_agreement: float | None = Field(default=None, ge=0, le=1)
+    """Learn nothing from a turn whose answer fewer than this share of the looks gave."""
     balance_answers: bool = False
     """Keep equally many yes and no completions within each role (guards against collapse to one
-    of them)."""
+    of them), those that most looks agree on first."""
 
 
 class DialogStage(Config):

@@ -70,8 +70,10 @@ class RecordingEngine(VllmEngine):
     def _prompt(self, recorded: Recorded) -> dict[str, Any]:
         call = recorded.call
         return {"prompt_token_ids": [*self._chat.prompt_ids(call), *recorded.forced],
-                "multi_modal_data": {"image": [self._pictures.picture(r) for r in call.images]},
-                "multi_modal_uuids": {"image": [ref.image_id for ref in call.images]}}
+                "multi_modal_data": {"image": [self._pictures.picture(ref, call.look)
+                                              for ref in call.images]},
+                "multi_modal_uuids": {"image": [f"{ref.image_id}{call.look}"
+                                                for ref in call.images]}}
 
     def _forget_vllm(self) -> None:
         assert self._engine.reset_prefix_cache()

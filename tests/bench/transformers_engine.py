@@ -55,7 +55,7 @@ class TransformersEngine:
     def _inputs(self, call: Generate) -> Any:
         text = self._processor.apply_chat_template(
             to_conversation(call.messages), add_generation_prompt=True, tokenize=False)
-        pictures = [self._pictures.picture(ref) for ref in call.images]
+        pictures = [self._pictures.picture(ref, call.look) for ref in call.images]
         return self._processor(text=text + call.prefix, images=pictures or None,
                                return_tensors="pt").to(self._device)
 

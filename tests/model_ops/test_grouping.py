@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from model_ops import grouping as grouping_module
+from model_ops.engines import clip_scorer
 from model_ops.grouping import draw, plan_games, read_refs
 from model_ops.images import import_images
 from model_ops.neighbours import Vectors, cluster, rank_neighbours, to_unit
@@ -139,6 +140,26 @@ def test_ten_thousand_images_are_grouped_in_seconds() -> None:
     rows = list(draw(refs(10_000), vectors, GroupingConfig(), 4, 1000, 0))
     assert len(rows) == 1000
     assert time.monotonic() - started < 20
+
+
+def test_images_are_embedded_once_a_root(
+    local_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ImagesConfig(uri="nursery://field", limit=8)
+    first = import_images(local_store, source, "a/images")
+    again = import_images(local_store, source, "b/images")
+    other = import_images(local_store, source.model_copy(update={"seed": 5}), "c/images")
+    calls: list[int] = []
+
+    def embed_images(*args: object) -> Vectors:
+        calls.append(1)
+        return families(4, size=2)
+
+    monkeypatch.setattr(clip_scorer, "embed_images", embed_images)
+    made = [grouping_module.embed(local_store, images, GroupingConfig(), EngineConfig())
+            for images in (first, again, other)]
+    assert np.array_equal(made[0], made[1])
+    assert len(calls) == 2
 
 
 def test_plan_games_publishes_once(local_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,3 +193,10 @@ def test_balance_levels_yes_and_no_within_each_role() -> None:
     assert sum(row_id.startswith("n") for row_id in excluded) == 5
     assert "v" in excluded
     assert not any(row_id.startswith(("y", "c")) for row_id in excluded)
+
+
+def test_balance_keeps_what_most_looks_agree_on() -> None:
+    keys = [Key("y", "answer", "yes", 0, agreement=0.6)]
+    keys += [Key(f"n{n}", "answer", "no", 1 + n, agreement=1.0 if n == 3 else 0.8)
+             for n in range(6)]
+    assert set(exclude_rows(keys, True, 0)) == {"n0", "n1", "n2", "n4", "n5"}

@@ -164,6 +164,15 @@ def test_nothing_is_learnt_from_a_turn_whose_answer_the_guesser_doubted(
     assert {row.turn for row in plan_rows(game, config, prompts)} == {1}
 
 
+def test_turns_whose_looks_disagree_give_no_rows() -> None:
+    game = transcripts(games(1), PER_IMAGE, Bayesians(0.0))[0]
+    turns = [turn.model_copy(update={"agreement": share})
+             for turn, share in zip(game.turns, (0.6, 1.0), strict=True)]
+    game = game.model_copy(update={"turns": turns})
+    config = ALL.model_copy(update={"min_agreement": 0.8})
+    assert {row.turn for row in plan_rows(game, config, load_prompts("nursery"))} == {1}
+
+
 def test_closed_answers_only_leaves_open_answers_out_but_not_their_questions() -> None:
     game = transcripts(games(1), PER_IMAGE, Bayesians(0.0))[0]
     turn = game.turns[0].model_copy(update={"answer": "top left", "counterfactual": "no"})

@@ -33,6 +33,14 @@ def test_an_image_is_read_once_while_it_fits() -> None:
     assert reads == ["a", "b"]
 
 
+def test_each_look_at_an_image_is_remembered_apart() -> None:
+    pictures, _ = memory(capacity=1000)
+    plain, dim = (pictures.picture(ref("a"), look) for look in ("", "dimmed"))
+    assert plain is pictures.picture(ref("a"))
+    assert dim is pictures.picture(ref("a"), "dimmed")
+    assert plain is not dim
+
+
 def test_the_least_recently_used_goes_first() -> None:
     pictures, reads = memory(capacity=250)
     for name in ["a", "b", "a", "c", "a", "b"]:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from model_ops.nursery.architecture import encode
+from model_ops.nursery.domains import Domain
 from model_ops.nursery.grammar import KINDS, WORDS, caption, kind_of, sample_questions, solve
 from model_ops.nursery.skills import SHARES, ask, corrupt, fit, sample_exchanges
-from model_ops.nursery.world import Domain, sample_scene
+from model_ops.nursery.world import sample_scene
 
 NUMBER_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 

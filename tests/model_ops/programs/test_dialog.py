@@ -73,6 +73,27 @@ def test_the_describer_sees_the_target_and_no_position(rules: DialogPlayConfig) 
             assert game.row_id not in words
 
 
+def test_the_describer_says_what_most_looks_give() -> None:
+    rules = PER_IMAGE.model_copy(update={"looks": ["deeper", "deepest"], "reasks": 0,
+                                         "counterfactual": False})
+    players = Bayesians(flip=0.0)
+
+    def wrong_as_it_is(call: Call, seed: int) -> Reply:
+        reply = players(call, seed)
+        assert isinstance(call, Generate)
+        if call.seat != "describer" or call.look:
+            return reply
+        return reply_with(call, "no" if reply.text == "yes" else "yes")
+
+    played = transcripts(games(20), rules, wrong_as_it_is)
+    assert all(row.won for row in played)
+    assert {turn.agreement for row in played for turn in row.turns} == {2 / 3}
+    asked = [call for call in players.calls if call.seat == "describer"]
+    assert Counter(call.look for call in asked)["deeper"] == len(asked) / 3
+    alone = transcripts(games(20), PER_IMAGE, Bayesians(flip=0.0))
+    assert {turn.agreement for row in alone for turn in row.turns} == {None}
+
+
 def test_describer_prompts_do_not_depend_on_the_target_position() -> None:
     game = games(1)[0]
     order = [*game.images[1:], game.images[0]]

@@ -1,0 +1,46 @@
+"""Looks: one picture in other lights, so that a question about it can be asked more than once.
+
+The one idea: photometric changes leave the true answer as it is. Where a model's answers differ
+between looks, what most of them say is more often right than what it says of the picture as it is
+(self-consistency, arXiv 2203.11171, over views instead of samples). No look moves a pixel, so
+positions and counts hold too.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_CUTOFF = 1
+"""Per cent of the darkest and of the brightest pixels that stretching may clip."""
+
+
+def look_at(picture: "Image", look: str) -> "Image":
+    """The picture (RGB) in another light; as it is for the look ""."""
+    return LOOKS[look](picture) if look else picture
+
+
+def _stretched(picture: "Image") -> "Image":
+    from PIL import ImageOps
+
+    return ImageOps.autocontrast(picture, cutoff=_CUTOFF, preserve_tone=True)
+
+
+def _dimmed(picture: "Image") -> "Image":
+    return picture.point([round(0.7 * level) for level in range(256)] * 3)
+
+
+def _gamma(power: float) -> Callable[["Image"], "Image"]:
+    table = [round(255 * (level / 255) ** power) for level in range(256)] * 3
+    return lambda picture: picture.point(table)
+
+
+LOOKS: Mapping[str, Callable[["Image"], "Image"]] = {
+    "stretched": _stretched,
+    "dimmed": _dimmed,
+    "lighter": _gamma(0.67),
+    "deeper": _gamma(1.5),
+    "deepest": _gamma(2.0),
+}
+"""Name of each look (`Look` of the configuration) -> what it does."""
