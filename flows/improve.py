@@ -72,7 +72,7 @@ def improve_round(config: RunConfig, number: int) -> RoundRecord:
         candidate = measure(config, trained[-1].model, start.current, prefix, number)
         rival = _rival_evaluation(config, number, records[champion.round], start.current)
     with clock.step("gate"):
-        decision = decide(config, candidate, rival)
+        decision = decide(config, candidate, rival, records[0].evaluation)
     record = record_round(config, round_record(
         StagePlace(config, number, 0), champion, start, [stage.record for stage in trained],
         trained[-1].model, candidate, decision, clock.close()))

@@ -26,18 +26,26 @@ class _Verdict(NamedTuple):
     reason: str
 
 
-def decide(candidate: Scores, champion: Scores, policy: GatePolicy) -> Decision:
+def decide(
+    candidate: Scores, champion: Scores, policy: GatePolicy, base: Scores | None = None
+) -> Decision:
     """Promote iff the primary metric surely rose and no guard surely fell too far.
 
     Primary: the lower end of the gain's interval (policy.confidence, two-sided) must exceed
     `min_gain`, so noise alone promotes in at most (1 - confidence) / 2 of cases. Guards: the mean
     paired fall must be within its margin. A guard is judged by its point estimate, not by its
     interval: with the interval's upper end, a small benchmark could never break a guard, and with
-    its lower end it could never pass one; give guards enough items for their margins.
-    A metric that is missing, or shares no item, holds.
+    its lower end it could never pass one; give guards enough items for their margins. Base guards
+    are the same against *base* (the champion if None). A metric that is missing, or shares no
+    item, holds.
     """
     gain = paired_gain(candidate, champion, policy.primary, policy.confidence)
-    verdicts = [_judge_primary(gain, policy), *_judge_guards(candidate, champion, policy)]
+    verdicts = [
+        _judge_primary(gain, policy),
+        *_judge_guards("guard", candidate, champion, policy.guards, policy.confidence),
+        *_judge_guards("base guard", candidate, base or champion, policy.base_guards,
+                       policy.confidence),
+    ]
     passed = all(verdict.passed for verdict in verdicts)
     return Decision(
         decision="promote" if passed else "hold",
@@ -85,17 +93,19 @@ def _judge_primary(gain: Metric | None, policy: GatePolicy) -> _Verdict:
     return _Verdict(passed, f"{change}: {relation} {bound}")
 
 
-def _judge_guards(candidate: Scores, champion: Scores, policy: GatePolicy) -> Iterator[_Verdict]:
-    for metric, margin in policy.guards.items():
-        change = paired_gain(candidate, champion, metric, policy.confidence)
+def _judge_guards(
+    name: str, candidate: Scores, rival: Scores, margins: Mapping[str, float], confidence: float
+) -> Iterator[_Verdict]:
+    for metric, margin in margins.items():
+        change = paired_gain(candidate, rival, metric, confidence)
         if change is None:
-            yield _Verdict(False, f"guard {metric} was not measured on common items")
+            yield _Verdict(False, f"{name} {metric} was not measured on common items")
             continue
         passed = change.value >= -margin
         allowed = f"a fall of {100 * margin:.1f} points is allowed"
         outcome = "kept" if passed else "broken"
         moved = f"{metric} changed by {_points(change.value)} {_interval(change)}"
-        yield _Verdict(passed, f"guard {outcome}: {moved}, {allowed}")
+        yield _Verdict(passed, f"{name} {outcome}: {moved}, {allowed}")
 
 
 def _points(value: float) -> str:

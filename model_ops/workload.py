@@ -69,10 +69,10 @@ def play_calls(
     """Calls of all games, step by step.
 
     With T mean turns, N images, W the win rate, per game:
-    ask T, answer T; joint: decide T, guess `FORCED_SHARE`, after a win N-1 rotated and N blind
-    guesses; per_image: N * T verdicts, no further guess; after a win T re-asks (each of `reasks`
-    samples) and T counterfactual answers. A prompt is the set's text, half of the dialog, and its
-    images: 1, or N where the joint Guesser speaks.
+    ask T, answer T, and T for each further look; joint: decide T, guess `FORCED_SHARE`, after a
+    win N-1 rotated and N blind guesses; per_image: N * T verdicts, no further guess; after a win
+    T re-asks (each of `reasks` samples) and T counterfactual answers. A prompt is the set's text,
+    half of the dialog, and its images: 1, or N where the joint Guesser speaks.
     """
     totals: dict[str, list[float]] = {}
     for num_images, num_games in games.items():
@@ -100,6 +100,7 @@ def _per_game(
     steps: list[tuple[str, float, int, float]] = [
         ("ask", turns, num_images if joint else 1, say["ask"]),
         ("answer", turns, 1, say["answer"]),
+        ("looks", turns * len(rules.looks), 1, say["answer"]),
     ]
     if joint:
         steps += [

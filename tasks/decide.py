@@ -8,11 +8,13 @@ from tasks.step import step
 
 
 @step(name="gate")
-def decide(config: RunConfig, candidate: Evaluation, champion: Evaluation) -> Decision:
-    """Promote or hold, from the items that both models answered."""
+def decide(
+    config: RunConfig, candidate: Evaluation, champion: Evaluation, base: Evaluation
+) -> Decision:
+    """Promote or hold, from the items that the models all answered."""
     store = Store(config.root)
     return gate.decide(stages.scores(store, candidate), stages.scores(store, champion),
-                       config.gate)
+                       config.gate, stages.scores(store, base))
 
 
 @step(name="record round")

@@ -52,6 +52,10 @@ class GatePolicy(Config):
     min_gain: float = 0.0
     """The lower end of the paired bootstrap interval of the gain must exceed this."""
     guards: dict[str, float] = {}
-    """Metric -> the largest fall that is tolerated (a fraction: 0.01 is one point)."""
+    """Metric -> the largest fall below the champion that is tolerated (a fraction: 0.01 is one
+    point)."""
+    base_guards: dict[str, float] = {}
+    """The same against the base (round 0): what all rounds together may cost. Small falls that
+    `guards` allows would add up."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """Confidence of the intervals."""

@@ -34,6 +34,17 @@ def test_a_clear_gain_promotes_and_says_how_much() -> None:
     assert decision.reasons[1].startswith("guard kept: home/vqa changed by +0.0 points")
 
 
+def test_small_falls_may_not_add_up_below_the_base() -> None:
+    policy = GatePolicy(primary=PRIMARY, guards={GUARD: 0.01}, base_guards={GUARD: 0.01})
+    base, champion, candidate = ({PRIMARY: scores(won), GUARD: scores(kept, 4000)}
+                                 for won, kept in ((0.5, 0.90), (0.6, 0.892), (0.7, 0.884)))
+    assert decide(champion, base, policy, base).decision == "promote"
+    held = decide(candidate, champion, policy, base)
+    assert held.decision == "hold"
+    assert held.reasons[1].startswith("guard kept: home/vqa")
+    assert held.reasons[2].startswith("base guard broken: home/vqa")
+
+
 @pytest.mark.parametrize("rate", [0.6, 0.5], ids=["equal", "worse"])
 def test_no_gain_holds(rate: float) -> None:
     decision = decide({PRIMARY: scores(rate)}, {PRIMARY: scores(0.6)}, GatePolicy(primary=PRIMARY))
