@@ -5,7 +5,7 @@
 
 from prefect import flow
 
-from model_ops.stages import benchmark_slug
+from model_ops.stages import benchmark_slug, refuse_endpoint
 from schemas.config import RunConfig
 from schemas.lock import hold_root
 from schemas.manifest import Manifest, digest
@@ -21,6 +21,7 @@ def evaluate(config: RunConfig, model_uri: str) -> Evaluation:
 
     The items are those that the root's rounds are measured with; no round is changed.
     """
+    refuse_endpoint(config)
     prefix = f"evaluations/{digest(model_uri)[:12]}"
     with hold_root(Store(config.root), f"evaluate {model_uri}", config.lease_minutes):
         model = publish_model(config, model_uri, f"{prefix}/model")

@@ -19,8 +19,16 @@ from model_ops.rounds import (
     round_prefix,
     stop_reason,
 )
-from model_ops.stages import StagePlace, StartModels, items_digest, round_record, start_models
+from model_ops.stages import (
+    StagePlace,
+    StartModels,
+    items_digest,
+    refuse_endpoint,
+    round_record,
+    start_models,
+)
 from model_ops.summary import RunSummary
+from schemas.artifacts import read_manifest
 from schemas.config import RunConfig
 from schemas.lock import hold_root
 from schemas.manifest import Manifest
@@ -43,12 +51,12 @@ STAGES = {"dialog": dialog_stage}
 @flow(name="improve", flow_run_name=run_name, persist_result=False)
 def improve(config: RunConfig) -> RunSummary:
     """Run rounds until a stop rule ends it; the summary of all rounds of the root."""
+    refuse_endpoint(config)
     store, clock = Store(config.root), RunClock()
-    with hold_root(store, f"improve {config.root}", config.lease_minutes) as lock:
+    with hold_root(store, f"improve {config.root}", config.lease_minutes):
         records = _finished_rounds(config, store) or [_base_round(config, store)]
         summary = report(config, records, settle_champion(config))
         while (why := stop_reason(config.stop, records, clock.played, clock.minutes)) is None:
-            lock.check()
             records.append(improve_round(config, len(records)))
             summary = report(config, records, settle_champion(config))
             clock.played += 1
@@ -61,8 +69,7 @@ def improve_round(config: RunConfig, number: int) -> RoundRecord:
     """One round: every stage from the model of the one before; then evaluate, decide, record."""
     store = Store(config.root)
     clock = RoundClock(store, number)
-    with clock.step("import"):
-        images = import_images(config)
+    images = _import_images(config, clock)
     records = read_rounds(store)
     champion = incumbent(store, records)
     start = start_models(store, config, champion)
@@ -70,9 +77,12 @@ def improve_round(config: RunConfig, number: int) -> RoundRecord:
     with clock.step("evaluate"):
         prefix = f"{round_prefix(number)}/evaluation"
         candidate = measure(config, trained[-1].model, start.current, prefix, number)
-        rival = _rival_evaluation(config, number, records[champion.round], start.current)
+        rival = _on_same_items(config, records[champion.round], f"{round_prefix(number)}/rival")
+        base = rival
+        if champion.round != 0 and config.gate.base_guards:
+            base = _on_same_items(config, records[0], f"{round_prefix(number)}/base")
     with clock.step("gate"):
-        decision = decide(config, candidate, rival, records[0].evaluation)
+        decision = decide(config, candidate, rival, base)
     record = record_round(config, round_record(
         StagePlace(config, number, 0), champion, start, [stage.record for stage in trained],
         trained[-1].model, candidate, decision, clock.close()))
@@ -95,15 +105,22 @@ def _finished_rounds(config: RunConfig, store: Store) -> list[RoundRecord]:
 def _base_round(config: RunConfig, store: Store) -> RoundRecord:
     """Round 0: publish the base and measure it."""
     clock = RoundClock(store, 0)
+    _import_images(config, clock)
     with clock.step("import"):
-        images = import_images(config)
         base = publish_base(config)
-        refuse_training_images(config, images, plan_benchmarks(config))
     with clock.step("evaluate"):
         evaluation = measure(config, base, None, f"{round_prefix(0)}/evaluation", 0)
     record = record_round(config, base_record(config, base, evaluation, clock.close()))
     show_round(record, record, record)
     return record
+
+
+def _import_images(config: RunConfig, clock: RoundClock) -> Manifest:
+    """The images to play with: none of a benchmark's, which may have changed since round 0."""
+    with clock.step("import"):
+        images = import_images(config)
+        refuse_training_images(config, images, plan_benchmarks(config))
+    return images
 
 
 def _run_stages(
@@ -119,11 +136,9 @@ def _run_stages(
     return trained
 
 
-def _rival_evaluation(
-    config: RunConfig, number: int, champion: RoundRecord, model: Manifest
-) -> Evaluation:
-    """The champion's evaluation; measured again if the benchmarks are no longer the same."""
-    planned = plan_benchmarks(config)
-    if champion.evaluation.inputs_digest == items_digest(planned):
-        return champion.evaluation
-    return measure(config, model, None, f"{round_prefix(number)}/rival", number)
+def _on_same_items(config: RunConfig, record: RoundRecord, prefix: str) -> Evaluation:
+    """The evaluation of a round's model; measured again at `prefix` if items or rules changed."""
+    if record.evaluation.inputs_digest == items_digest(config, plan_benchmarks(config)):
+        return record.evaluation
+    model = read_manifest(Store(config.root), record.model_prefix)
+    return measure(config, model, None, prefix, record.round)

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from model_ops.benchmarks import Items, item_scores, plan_benchmark, summarise
+from model_ops.engines.job import shaping
 from model_ops.engines.pool import LocalModel, PoolWork, ProgramJob, run_all, run_programs
 from model_ops.models import fetch_model
+from model_ops.prompts import load_prompts
 from model_ops.rounds import config_digest, round_prefix
 from schemas.artifacts import read_manifest
 from schemas.config import BenchmarkConfig, DialogStage, RunConfig
+from schemas.errors import ConfigError
 from schemas.manifest import Manifest, digest
 from schemas.records import Champion, Decision, Evaluation, RoundRecord, StageRecord
 from schemas.store import Store
@@ -65,9 +68,25 @@ def play(
 
 
 def local_model(store: Store, model: Manifest, config: RunConfig) -> LocalModel:
-    """A published model as the engines take it: on a local disk, with its digest."""
+    """A published model as the engines take it: on a local disk, with its digest.
+
+    Behind an endpoint another model answers: the digest in its rows is of its URL and name.
+    """
+    engine = config.engine
+    if engine.kind == "endpoint":
+        return LocalModel(path=f"{engine.base_url}", digest=digest(
+            ["endpoint", engine.base_url, engine.model_name]))
     return LocalModel(path=str(fetch_model(store, model)), digest=model.digest,
                       dtype=config.model.dtype)
+
+
+def refuse_endpoint(config: RunConfig) -> None:
+    """Raise `ConfigError` where the model that answers must be the one that is measured."""
+    if config.engine.kind == "endpoint":
+        raise ConfigError(
+            f"engine.kind 'endpoint' ({config.engine.base_url}) answers with a model that is not "
+            f"in {config.root}, so its scores would count for another one: use it with `generate` "
+            f"only, and set engine.kind to 'vllm' here")
 
 
 def training_rows(store: Store, place: StagePlace, current: Manifest) -> list[Manifest]:
@@ -145,13 +164,14 @@ def measure(
 
 
 def evaluation(
-    store: Store, planned: Mapping[str, Items], answered: Mapping[str, Manifest], model: Manifest
+    store: Store, config: RunConfig, planned: Mapping[str, Items],
+    answered: Mapping[str, Manifest], model: Manifest,
 ) -> Evaluation:
     """The metrics of one model over its answered benchmarks."""
     return Evaluation(
         model_digest=model.digest, metrics=summarise(store, answered),
         items={slug: manifest.prefix for slug, manifest in answered.items()},
-        inputs_digest=items_digest(planned))
+        inputs_digest=items_digest(config, planned))
 
 
 def scores(store: Store, measured: Evaluation) -> dict[str, dict[str, float]]:
@@ -160,9 +180,15 @@ def scores(store: Store, measured: Evaluation) -> dict[str, dict[str, float]]:
     return item_scores(store, answered)
 
 
-def items_digest(planned: Mapping[str, Items]) -> str:
-    """Two evaluations with equal digests pair item by item."""
-    return digest({slug: items.items.digest for slug, items in planned.items()})
+def items_digest(config: RunConfig, planned: Mapping[str, Items]) -> str:
+    """Two evaluations with equal digests pair item by item: the same items under the same rules.
+
+    Beside the items it covers what shapes any model's answers: programs, settings, prompts, engine.
+    """
+    rules = {slug: [items.items.digest, items.program, items.settings]
+             for slug, items in planned.items()}
+    return digest([rules, load_prompts(config.model.prompts).digest, config.model.dtype,
+                   shaping(config.engine)])
 
 
 def round_funnel(stages: Sequence[StageRecord]) -> dict[str, int]:

@@ -49,7 +49,7 @@ class Lease(Record):
 
 
 class RootLock:
-    """A held lock. `check()` between stages: it raises once the lease was lost."""
+    """A held lock. `check()` raises once a renewal found that another run holds the root."""
 
     def __init__(self, store: Store, lease: Lease, duration: timedelta) -> None:
         self._store = store
@@ -91,6 +91,19 @@ class RootLock:
             self._lost = _message(self._store, current)
 
 
+_held: dict[str, RootLock] = {}
+"""The locks that this process holds, by root."""
+
+
+def check_root(store: Store) -> None:
+    """`check()` of the lock that this process holds on the root; nothing if it holds none.
+
+    Called before each step that writes, so that a run that lost its lease does not begin another.
+    """
+    if (lock := _held.get(store.root)) is not None:
+        lock.check()
+
+
 @contextmanager
 def hold_root(store: Store, holder: str, lease_minutes: float) -> Iterator[RootLock]:
     """Hold the root while the block runs; `LockHeld` (names the holder) if another run does.
@@ -98,10 +111,11 @@ def hold_root(store: Store, holder: str, lease_minutes: float) -> Iterator[RootL
     `holder` is what the other run's user will read: a flow run's name and host, say.
     """
     duration = timedelta(minutes=lease_minutes)
-    lock = RootLock(store, _take(store, holder, duration), duration)
+    lock = _held[store.root] = RootLock(store, _take(store, holder, duration), duration)
     try:
         yield lock
     finally:
+        _held.pop(store.root, None)
         lock.release()
 
 

@@ -2,6 +2,7 @@
 
 from model_ops import gate, rounds, stages
 from schemas.config import RunConfig
+from schemas.lock import check_root
 from schemas.records import Champion, Decision, Evaluation, RoundRecord
 from schemas.store import Store
 from tasks.step import step
@@ -19,12 +20,18 @@ def decide(
 
 @step(name="record round")
 def record_round(config: RunConfig, record: RoundRecord) -> RoundRecord:
-    """Write `round.json`: from here on the round is finished."""
-    return rounds.write_round(Store(config.root), record)
+    """Write `round.json`: from here on the round is finished. `LockHeld` if the lock was lost."""
+    store = Store(config.root)
+    check_root(store)
+    return rounds.write_round(store, record)
 
 
 @step(name="settle champion")
 def settle_champion(config: RunConfig) -> Champion:
-    """Swap `champion.json` if the last round was promoted; the last step of a round."""
+    """Swap `champion.json` if the last round was promoted; the last step of a round.
+
+    `LockHeld` if the lock was lost.
+    """
     store = Store(config.root)
+    check_root(store)
     return rounds.settle_champion(store, rounds.read_rounds(store))

@@ -30,4 +30,4 @@ def summarise(
     model: Manifest,
 ) -> Evaluation:
     """Metrics with their intervals, from the item rows."""
-    return stages.evaluation(Store(config.root), planned, answered, model)
+    return stages.evaluation(Store(config.root), config, planned, answered, model)

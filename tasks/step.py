@@ -14,6 +14,7 @@ from prefect.tasks import Task
 
 from schemas.artifacts import read_manifest
 from schemas.errors import EngineError, StoreError
+from schemas.lock import check_root
 from schemas.manifest import Manifest
 from schemas.store import Store
 
@@ -46,7 +47,8 @@ def noted(store: Store, prefix: str, work: Callable[[], Manifest]) -> Manifest:
 def noted_all(
     store: Store, prefixes: list[str], work: Callable[[], dict[str, Manifest]]
 ) -> dict[str, Manifest]:
-    """The same for work that makes several artifacts."""
+    """The same for work that makes several artifacts. `LockHeld` if the root's lock was lost."""
+    check_root(store)
     before = {prefix: _created_at(store, prefix) for prefix in prefixes}
     made = work()
     for manifest in made.values():

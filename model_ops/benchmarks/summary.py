@@ -1,7 +1,8 @@
 """From answered items to metrics with intervals, and to the scores that the gate pairs.
 
 A game benchmark gives its success and how far it depends on the image order; a VQA benchmark
-gives all questions together and each kind. Nothing is pooled across benchmarks.
+gives all questions together and each kind. Nothing is pooled across benchmarks. An item that ended
+in quarantine scores 0: a model gains nothing by failing to answer.
 """
 
 import json
@@ -12,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from model_ops.gate import bootstrap_interval
-from schemas.artifacts import read_rows
+from schemas.artifacts import read_quarantine, read_rows
 from schemas.manifest import Manifest
 from schemas.records import Metric
-from schemas.rows import ItemRow
+from schemas.rows import GameRow, ItemRow, QuarantineRow, QuestionRow
 from schemas.store import Store
 
 CONFIDENCE = 0.95
@@ -53,20 +54,35 @@ def _all_scores(store: Store, answered: Mapping[str, Manifest]) -> Iterator[Scor
     for manifest in answered.values():
         for row in read_rows(store, manifest, ItemRow):
             yield from scores_of(row)
+        for dropped in read_quarantine(store, manifest):
+            yield from _lost_scores(dropped, manifest.config["settings"]["metric"])
 
 
 def scores_of(row: ItemRow) -> Iterator[Scored]:
     """All metrics that an item counts for."""
     if not row.kind.startswith("game"):
-        chance = 0.5 if row.kind == "yesno" else None
-        yield Scored(row.benchmark, row.row_id, row.score, None)
-        yield Scored(f"{row.benchmark}_{row.kind}", row.row_id, row.score, chance)
+        yield from _question_scores(row.benchmark, row.kind, row.row_id, row.score)
         return
     yield Scored(row.benchmark, row.row_id, row.score, 1 / len(row.image_ids))
     rotation_pass = json.loads(row.detail or "{}").get("rotation_pass")
     if rotation_pass is not None and row.benchmark.endswith("_success"):
         name = row.benchmark.removesuffix("success") + "rotation"
         yield Scored(name, row.row_id, rotation_pass, 1 / len(row.image_ids))
+
+
+def _lost_scores(dropped: QuarantineRow, metric: str) -> Iterator[Scored]:
+    """The scores of an unanswered item; the quarantined payload is the planned item."""
+    if dropped.kind == "questions":
+        question = QuestionRow.model_validate_json(dropped.payload)
+        yield from _question_scores(metric, question.kind, question.row_id, 0.0)
+    else:
+        game = GameRow.model_validate_json(dropped.payload)
+        yield Scored(metric, game.row_id, 0.0, 1 / len(game.images))
+
+
+def _question_scores(metric: str, kind: str, row_id: str, score: float) -> Iterator[Scored]:
+    yield Scored(metric, row_id, score, None)
+    yield Scored(f"{metric}_{kind}", row_id, score, 0.5 if kind == "yesno" else None)
 
 
 def metric_of(scores: Sequence[float], chance: float | None = None) -> Metric:

@@ -77,8 +77,6 @@ def inputs_digest(work: PoolWork, engine: EngineConfig) -> str:
     from model_ops.prompts import load_prompts
 
     job = work.job
-    shaping = engine.model_dump(include={"kind", "max_model_len", "max_image_pixels", "base_url",
-                                         "model_name"})
     models = {seat: [m.digest, m.dtype] for seat, m in job.models.items()}
     return digest({
         "job": job.model_dump(mode="json", exclude={"models", "scorer", "settings"}),
@@ -86,9 +84,15 @@ def inputs_digest(work: PoolWork, engine: EngineConfig) -> str:
             job.settings).model_dump(mode="json"),
         "models": models, "scorer": job.scorer.digest if job.scorer else None,
         "items": work.items.digest, "images": work.images.digest,
-        "prompts": load_prompts(job.prompts).digest, "engine": shaping,
+        "prompts": load_prompts(job.prompts).digest, "engine": shaping(engine),
         "code": code_version(job.program),
     })
+
+
+def shaping(engine: EngineConfig) -> dict[str, Any]:
+    """What of an engine's configuration shapes its answers."""
+    return engine.model_dump(include={"kind", "max_model_len", "max_image_pixels", "base_url",
+                                      "model_name"})
 
 
 @cache

@@ -218,13 +218,19 @@ class _Clock:
 
 def build_engines(store: Store, works: Sequence[PoolWork],
                   config: EngineConfig) -> dict[str, Engine]:
-    """One engine per distinct model, by seat. All *works* have the same models."""
+    """One engine per distinct model, by seat; they share the GPU's memory evenly.
+
+    All *works* have the same models.
+    """
     job, read = works[0].job, read_any(store, [work.images for work in works])
+    num_models = len({model.path for model in job.models.values()})
+    share = config.model_copy(update={
+        "gpu_memory_utilization": config.gpu_memory_utilization / num_models})
     made: dict[str, Engine] = {}
     engines: dict[str, Engine] = {}
     for seat, model in job.models.items():
         if model.path not in made:
-            made[model.path] = _build_engine(model, config, read, job.seed)
+            made[model.path] = _build_engine(model, share, read, job.seed)
         engines[seat] = made[model.path]
     if job.scorer is not None:
         engines[SCORER] = _build_scorer(job.scorer, config, read)

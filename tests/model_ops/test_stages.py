@@ -7,14 +7,26 @@ import pytest
 from rich.console import Console
 
 from model_ops import tables
-from model_ops.stages import StagePlace, benchmark_slug, round_funnel, round_speed, training_rows
+from model_ops.benchmarks import Items
+from model_ops.stages import (
+    StagePlace,
+    benchmark_slug,
+    items_digest,
+    local_model,
+    refuse_endpoint,
+    round_funnel,
+    round_speed,
+    training_rows,
+)
 from model_ops.summary import write_summary
 from schemas.artifacts import publish
 from schemas.config import BenchmarkConfig, DialogStage, ImagesConfig, RunConfig, SftConfig
+from schemas.errors import ConfigError
 from schemas.manifest import Manifest
 from schemas.records import Champion, Evaluation, Metric, RoundRecord, StageRecord
 from schemas.store import Store
 
+ENDPOINT = {"kind": "endpoint", "base_url": "http://there/v1", "model_name": "large"}
 CHAMPION = Champion(digest="b" * 64, prefix="p", round=1, decision="promote")
 
 
@@ -68,6 +80,38 @@ def test_a_benchmark_is_named_by_what_it_measures(changes: dict[str, object], sl
     assert benchmark_slug(benchmark) == slug
 
 
+def test_scores_pair_only_if_items_and_rules_are_the_same() -> None:
+    made = Manifest(kind="questions", prefix="p", inputs_digest="1")
+    items = Items(made, made, "vqa", {"metric": "m", "scoring": "exact"})
+    other = made.model_copy(update={"inputs_digest": "2"})
+    same = items_digest(config(engine={"num_actors": 2}), {"b": items})
+    assert same == items_digest(config(), {"b": items})
+    digests = [
+        same,
+        items_digest(config(), {"b": items._replace(items=other)}),
+        items_digest(config(), {"b": items._replace(program="game_benchmark")}),
+        items_digest(config(), {"b": items._replace(settings={**items.settings, "metric": "n"})}),
+        items_digest(config(model={"prompts": "nursery"}), {"b": items}),
+        items_digest(config(engine={"max_model_len": 512}), {"b": items}),
+        items_digest(config(engine={"max_image_pixels": 4096}), {"b": items}),
+    ]
+    assert len(set(digests)) == len(digests)
+
+
+def test_an_endpoint_may_generate_under_its_own_digest_but_not_be_measured(
+    local_store: Store
+) -> None:
+    model = Manifest(kind="model", prefix="m", inputs_digest="1")
+    remote = config(engine=ENDPOINT)
+    seated = local_model(local_store, model, remote)
+    assert seated.digest != model.digest
+    larger = config(engine={**ENDPOINT, "model_name": "larger"})
+    assert seated.digest != local_model(local_store, model, larger).digest
+    with pytest.raises(ConfigError, match="use it with `generate` only"):
+        refuse_endpoint(remote)
+    refuse_endpoint(config())
+
+
 def test_a_round_of_several_stages_keeps_their_funnels_apart() -> None:
     one, two = stage_record("00-dialog", 10), stage_record("01-dialog", 20)
     assert round_funnel([one]) == {"played": 3, "kept": 1}
@@ -92,9 +136,11 @@ def test_tables_show_base_champion_and_candidate() -> None:
     console.print(tables.rounds_table([base, candidate], CHAMPION))
     text = console.export_text()
     assert "0.500 ± 0.100" in text and "0.700 ± 0.100" in text and "(champion)" in text
+    assert text.count("chance") == text.count("0.25") == 2
     rows = tables.evaluation_rows(candidate, base, base)
-    assert rows[0]["candidate"] == "0.700 (0.600-0.800)"
-    assert "| 1 | promote (champion) |" in tables.rounds_markdown([base, candidate], CHAMPION)
+    assert (rows[0]["candidate"], rows[0]["chance"]) == ("0.700 (0.600-0.800)", "0.25")
+    markdown = tables.rounds_markdown([base, candidate], CHAMPION)
+    assert "| 1 | promote (champion) |" in markdown and "| field/vqa (chance 0.25) |" in markdown
 
 
 def test_local_reports_are_linked_as_files() -> None:

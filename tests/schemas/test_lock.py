@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from schemas.errors import LockHeld, StoreError
-from schemas.lock import PATH, Lease, _machine, _start_time, hold_root
+from schemas.lock import PATH, Lease, _machine, _start_time, check_root, hold_root
 from schemas.store import LocalObjects, Store
 
 HOLD = """
@@ -102,6 +102,9 @@ def test_a_run_that_lost_its_lease_is_told_and_releases_nothing(local_store: Sto
         time.sleep(0.4)
         with pytest.raises(LockHeld, match="taker"):
             lock.check()
+        with pytest.raises(LockHeld, match="taker"):
+            check_root(local_store)
+    check_root(local_store)
     assert stored(local_store).holder == "taker" and not stored(local_store).released
 
 
