@@ -36,9 +36,6 @@ def main() -> None:
             raise
         err.print(f"error: {error}", style="red", markup=False)
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("stopped; the same command continues", markup=False)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

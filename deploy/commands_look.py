@@ -1,6 +1,7 @@
 """The commands that look: `rounds`, `show`, `explain`, `report`. Only the report is written."""
 
 import tempfile
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,8 @@ from schemas.store import Store
 
 PLACES = ("images", "benchmarks", "rounds", "evaluations")
 """First folder of every artifact: what stands before it is the root."""
+NUM_QUARANTINED = 100
+"""Quarantined rows in a table."""
 
 
 def register(app: typer.Typer) -> None:
@@ -46,16 +49,29 @@ def show_artifact(
     row: Annotated[int | None, typer.Option(help="Show this row (from 0) with pictures.")] = None,
     save: Annotated[Path | None, typer.Option(help="Folder for the pictures as PNG files.")] = None,
     draw: Annotated[bool, typer.Option(help="Draw pictures in the terminal.")] = True,
+    quarantine: Annotated[bool, typer.Option("--quarantine", help="Its quarantined rows.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What an artifact holds; with --row one of its rows, pictures included."""
-    from schemas.artifacts import read_manifest
+    """What an artifact holds; with --row one of its rows, pictures included.
+
+    With --quarantine the rows that could not be used, each with its reason.
+    """
+    from schemas.artifacts import read_manifest, read_quarantine
 
     store, prefix = split_uri(uri)
     manifest = read_manifest(store, prefix)
+    if row is None and quarantine:
+        dropped = [each.model_dump() for each in read_quarantine(store, manifest)]
+        return show(dropped, as_json, lambda: _dropped(dropped))
     if row is None:
         return show(manifest, as_json, lambda: _artifact(store, manifest))
-    _show_row(store, manifest, row, save, draw, as_json)
+    num = sum(s.num_quarantined if quarantine else s.num_rows for s in manifest.shards)
+    if not 0 <= row < num:
+        which = "quarantined rows" if quarantine else "rows"
+        raise StoreError(f"{store.uri(prefix)} has {num} {which}: no {row}")
+    found = (next(islice(read_quarantine(store, manifest), row, None)).model_dump() if quarantine
+             else _rows(store, manifest, row, 1)[0])
+    _show_row(store, prefix, found, save, draw, as_json)
 
 
 def explain(root: str, row_id: str, as_json: AsJson = False) -> None:
@@ -104,6 +120,15 @@ def _artifact(store: Store, manifest: Manifest) -> Group:
     return Group(Text(store.uri(manifest.prefix)), about, *([first] if manifest.shards else []))
 
 
+def _dropped(rows: list[dict[str, Any]]) -> Table:
+    table = Table("row", "row_id", "reason", "detail", "source", title_justify="left",
+                  title=f"{min(len(rows), NUM_QUARANTINED)} of {len(rows)} quarantined rows")
+    for place, row in enumerate(rows[:NUM_QUARANTINED]):
+        told = (row[name] for name in ("row_id", "reason", "detail", "source"))
+        table.add_row(str(place), *map(Text, told))
+    return table
+
+
 def _rows(store: Store, manifest: Manifest, start: int, num: int) -> list[dict[str, Any]]:
     """Rows `start` to `start + num` of an artifact, counted over its shards in order."""
     rows: list[dict[str, Any]] = []
@@ -116,17 +141,14 @@ def _rows(store: Store, manifest: Manifest, start: int, num: int) -> list[dict[s
 
 
 def _show_row(
-    store: Store, manifest: Manifest, number: int, save: Path | None, draw: bool, as_json: bool
+    store: Store, prefix: str, row: dict[str, Any], save: Path | None, draw: bool, as_json: bool
 ) -> None:
     from deploy import pictures
 
-    rows = _rows(store, manifest, number, 1)
-    if number < 0 or not rows:
-        raise StoreError(f"{store.uri(manifest.prefix)} has {manifest.num_rows} rows: no {number}")
-    found = pictures.pictures_of(store, manifest.prefix, rows[0])
+    found = pictures.pictures_of(store, prefix, row)
     folder = save or (Path(tempfile.mkdtemp(prefix="flywheel-row-")) if as_json else None)
     files = [str(path) for path in pictures.save(found, folder)] if folder else []
-    shown = {name: _without_bytes(value) for name, value in rows[0].items()}
+    shown = {name: _without_bytes(value) for name, value in row.items()}
     if as_json:
         return show({"row": shown, "pictures": files}, True, Table)
     for name, value in shown.items():

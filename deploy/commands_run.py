@@ -68,7 +68,7 @@ def _plan(config: RunConfig, as_json: bool) -> None:
     from model_ops.estimate import estimate
 
     plan = estimate(config)
-    show(plan, as_json, lambda: Text(str(plan)))
+    show(plan, as_json, lambda: Text(plan.text))
 
 
 def _closing(config: RunConfig, summary: RunSummary) -> str:

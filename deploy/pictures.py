@@ -15,6 +15,8 @@ from schemas.store import Store
 MAX_PIXELS = 50_000_000
 COLUMNS = 48
 """Width of a drawn picture in characters."""
+TO_BENCHMARK = {"benchmarks": 1, "evaluation": 1, "rival": 1, "base": 1, "evaluations": 2}
+"""Folders that hold benchmarks' artifacts: how far behind each its benchmark's name stands."""
 
 
 class Picture(NamedTuple):
@@ -71,10 +73,9 @@ def _open(data: bytes) -> Image.Image:
 def _images_prefix(prefix: str) -> str:
     """The images that an artifact's ids belong to: a benchmark's own, or the run's."""
     parts = prefix.split("/")
-    if "benchmarks" in parts:
-        return f"benchmarks/{parts[parts.index('benchmarks') + 1]}/images"
-    if "evaluation" in parts:
-        return f"benchmarks/{parts[parts.index('evaluation') + 1]}/images"
+    for place, part in enumerate(parts):
+        if part in TO_BENCHMARK and place + TO_BENCHMARK[part] < len(parts):
+            return f"benchmarks/{parts[place + TO_BENCHMARK[part]]}/images"
     return "images"
 
 

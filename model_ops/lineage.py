@@ -42,7 +42,8 @@ class Lineage(Record):
     row_id: str
     kind: str
     """`transcripts`, `train`, `games`, `items`, or `quarantine`."""
-    round: int
+    round: int | None
+    """`None` for what all rounds share: images and planned benchmarks."""
     stage: str | None
     """`None` for benchmark items."""
     prefix: str
@@ -67,9 +68,9 @@ class Lineage(Record):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An artifact of a finished round that may hold rows."""
+    """An artifact of a finished round, or of all (no record), that may hold rows."""
 
-    record: RoundRecord
+    record: RoundRecord | None
     stage: StageRecord | None
     kind: str
     manifest: Manifest
@@ -88,7 +89,10 @@ class Found:
 def explain(store: Store, row_id: str) -> Lineage:
     """The lineage of the row with this id; `FlywheelError` that says what was searched if none."""
     records = read_rounds(store)
-    walk = _Walk(store, records, [p for record in records for p in _places(store, record)])
+    walk = _Walk(store, records, [
+        *(place for record in records for place in _places(store, record)),
+        *_shared_places(store, records),
+    ])
     found = walk.find(row_id, walk.places)
     if found is None:
         searched = ", ".join(place.manifest.prefix for place in walk.places) or "no artifact"
@@ -104,9 +108,20 @@ def _places(store: Store, record: RoundRecord) -> Iterator[Place]:
         for kind in ROW_TYPES:
             if manifest := _manifest(store, stage.artifacts.get(kind)):
                 yield Place(record, stage, kind, manifest)
-    for prefix in record.evaluation.items.values():
+    again = (f"{round_prefix(record.round)}/{model}/{slug}"
+             for model in ("rival", "base") for slug in record.evaluation.items)
+    for prefix in (*record.evaluation.items.values(), *again):
         if manifest := _manifest(store, prefix):
             yield Place(record, None, "items", manifest)
+
+
+def _shared_places(store: Store, records: list[RoundRecord]) -> Iterator[Place]:
+    """What all rounds share: the images, and the benchmarks' images and plans."""
+    slugs = dict.fromkeys(slug for record in records for slug in record.evaluation.items)
+    benchmarks = (f"benchmarks/{slug}/{kind}" for slug in slugs for kind in ("images", "items"))
+    for prefix in ("images", *benchmarks):
+        if manifest := _manifest(store, prefix):
+            yield Place(None, None, manifest.kind, manifest)
 
 
 def _manifest(store: Store, prefix: str | None) -> Manifest | None:
@@ -133,6 +148,8 @@ class _Walk:
         return None
 
     def _published(self, place: Place, row_id: str) -> Found | None:
+        if place.kind not in ROW_TYPES:
+            return None
         for shard in place.manifest.shards:
             path = f"{place.manifest.prefix}/{shard.path}"
             with self.store.open_parquet(path) as file:
@@ -158,7 +175,7 @@ class _Walk:
         return Lineage(
             row_id=row_id,
             kind=found.kind,
-            round=place.record.round,
+            round=place.record.round if place.record else None,
             stage=place.stage.name if place.stage else None,
             prefix=place.manifest.prefix,
             shard=found.shard,
@@ -229,8 +246,9 @@ class _Walk:
                 yield self._row_step("items", place, other.row)
 
     def _row_step(self, kind: str, place: Place, row: Row) -> Step:
-        stage = f", stage {place.stage.name}" if place.stage else ", evaluation"
-        text = f"round {place.record.round}{stage}: {_told(row)}"
+        stage = f"stage {place.stage.name}" if place.stage else "evaluation"
+        where = f"round {place.record.round}, {stage}" if place.record else "of all rounds"
+        text = f"{where}: {_told(row)}"
         return Step(what=f"{kind} row", text=text, uri=self.store.uri(place.manifest.prefix))
 
     def _forwards(
@@ -309,7 +327,7 @@ def _told(row: Row) -> str:
             said = " ".join(part.text or "<image>" for m in row.completion for part in m.content)
             return f"role {row.role}, weight {row.weight:g}: {said}"
         case QuarantineRow():
-            return f"dropped, {row.reason}: {row.detail}"
+            return f"dropped, {row.reason}: {row.detail} (from {row.source})"
         case GameRow():
             return f"planned game of {len(row.images)} images, target {row.target + 1}"
         case ItemRow():

@@ -1,7 +1,7 @@
 """Rounds as tables: for the console (rich), the Prefect UI (rows, markdown).
 
 The one idea: a round is read next to what it had to beat, so every table has the base, the champion
-and the candidate side by side.
+and the candidate side by side, and says what chance gives.
 """
 
 from pathlib import Path
@@ -18,11 +18,11 @@ def round_table(record: RoundRecord, champion: RoundRecord, base: RoundRecord) -
     from rich.table import Table
 
     table = Table(title=f"round {record.round}: {record.decision}", title_justify="left")
-    for column in ("metric", "base", "champion", "candidate"):
+    for column in ("metric", "chance", "base", "champion", "candidate"):
         table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=True)
-    for name in record.evaluation.metrics:
+    for name, metric in record.evaluation.metrics.items():
         measured = (each.evaluation.metrics.get(name) for each in (base, champion, record))
-        table.add_row(name, *map(brief, measured))
+        table.add_row(name, _chance(metric), *map(brief, measured))
     return table
 
 
@@ -32,6 +32,7 @@ def evaluation_rows(
     """One row per metric."""
     return [{
         "metric": name,
+        "chance": _chance(metric),
         "base": shown(base.evaluation.metrics.get(name)),
         "champion": shown(champion.evaluation.metrics.get(name)),
         "candidate": shown(metric),
@@ -42,12 +43,13 @@ def rounds_table(records: list[RoundRecord], champion: Champion) -> "Table":
     """All rounds side by side: a column each, a row per metric."""
     from rich.table import Table
 
-    table = Table("metric")
+    table = Table("metric", "chance")
     for record in records:
         crowned = "\n(champion)" if record.round == champion.round else ""
         table.add_column(f"round {record.round}\n{record.decision}{crowned}", justify="right")
-    for name in records[0].evaluation.metrics:
-        table.add_row(name, *(brief(r.evaluation.metrics.get(name)) for r in records))
+    for name, metric in records[0].evaluation.metrics.items():
+        measured = (each.evaluation.metrics.get(name) for each in records)
+        table.add_row(name, _chance(metric), *map(brief, measured))
     return table
 
 
@@ -59,8 +61,7 @@ def metrics_table(title: str, evaluation: Evaluation) -> "Table":
     for column in ("metric", "value", "items", "chance"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, metric in evaluation.metrics.items():
-        chance = "" if metric.chance is None else f"{metric.chance:.2f}"
-        table.add_row(name, shown(metric), str(metric.n), chance)
+        table.add_row(name, shown(metric), str(metric.n), _chance(metric))
     return table
 
 
@@ -78,10 +79,16 @@ def shown(metric: Metric | None) -> str:
     return f"{metric.value:.3f} ({metric.low:.3f}-{metric.high:.3f})"
 
 
+def _chance(metric: Metric) -> str:
+    return "" if metric.chance is None else f"{metric.chance:.2f}"
+
+
 def rounds_markdown(records: list[RoundRecord], champion: Champion) -> str:
     """All rounds as a markdown table, a row each."""
-    names = list(records[0].evaluation.metrics)
-    lines = ["| round | decision | model | " + " | ".join(names) + " |",
+    names = records[0].evaluation.metrics
+    heads = [f"{name} (chance {_chance(metric)})" if _chance(metric) else name
+             for name, metric in names.items()]
+    lines = ["| round | decision | model | " + " | ".join(heads) + " |",
              "|" + "---|" * (len(names) + 3)]
     for record in records:
         crowned = " (champion)" if record.round == champion.round else ""

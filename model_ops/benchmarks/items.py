@@ -18,7 +18,7 @@ from schemas.manifest import Manifest, digest
 from schemas.rows import ImageRow, QuarantineRow, QuestionRow
 from schemas.store import Store
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise it when question planning changes."""
 
 

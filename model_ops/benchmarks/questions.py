@@ -99,12 +99,10 @@ def file_questions(
     store: Store, images: Manifest, uri: str, num_items: int, domain: str, seed: int
 ) -> tuple[list[QuestionRow], list[QuarantineRow]]:
     """Up to *num_items* questions of the file, drawn by seed; those whose picture is not in
-    *images* (it may have been quarantined there) go to quarantine."""
-    by_name = {
-        name: ref
-        for ref, row in _image_rows(store, images, ["image_id", "image"])
-        for name in _names(row)
-    }
+    *images* (it may have been quarantined there), or may be one of several, go to quarantine."""
+    by_name: dict[str, dict[str, ImageRef]] = {}
+    for ref, row in _image_rows(store, images, ["image_id", "source"]):
+        by_name.setdefault(_last(row.source), {})[row.source] = ref
     entries = read_entries(uri)
     random.Random(seed).shuffle(entries)
     rows: list[QuestionRow] = []
@@ -135,19 +133,30 @@ def read_entries(uri: str) -> list[dict[str, Any]]:
 
 
 def _entry_row(
-    entry: Mapping[str, Any], by_name: Mapping[str, ImageRef], domain: str, seed: int
+    entry: Mapping[str, Any], by_name: Mapping[str, Mapping[str, ImageRef]], domain: str, seed: int
 ) -> QuestionRow:
     question, answers = entry.get("question"), entry.get("answers")
     answers = [answers] if isinstance(answers, str) else answers
     if not isinstance(question, str) or not isinstance(answers, list) or not answers:
         raise DropError("bad_question", "needs image, question and answers")
     name = str(entry.get("image", ""))
-    ref = by_name.get(name) or by_name.get(name.rpartition("/")[2])
-    if ref is None:
-        raise DropError("unknown_image", name)
+    ref = _find_image(name, by_name.get(_last(name), {}))
     texts = [str(answer) for answer in answers]
     kind = str(entry.get("kind") or kind_of(texts))
     return _question_row(ref, kind, question, texts, domain, seed)
+
+
+def _find_image(name: str, paths: Mapping[str, ImageRef]) -> ImageRef:
+    """The image with this path; else the only one whose path ends with it, or is the end of it."""
+    if name in paths:
+        return paths[name]
+    fitting = [path for path in paths
+               if f"/{path}".endswith(f"/{name}") or f"/{name}".endswith(f"/{path}")]
+    if not fitting:
+        raise DropError("unknown_image", name)
+    if len(fitting) > 1:
+        raise DropError("ambiguous_image", f"{name} may be {' or '.join(fitting[:3])}")
+    return paths[fitting[0]]
 
 
 def kind_of(answers: list[str]) -> str:
@@ -184,10 +193,8 @@ def _unusable(entry: Mapping[str, Any], error: DropError, uri: str) -> Quarantin
     )
 
 
-def _names(row: ImageRow) -> Iterator[str]:
-    path = row.image.path or row.image_id
-    yield path
-    yield path.rpartition("/")[2]
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def _image_rows(

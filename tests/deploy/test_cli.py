@@ -53,6 +53,12 @@ def test_the_plan_of_every_example_loads_no_model(repo: Path, tmp_path: Path, na
     assert plan["images"] > 0 and plan["calls"] > 0 and plan["training_steps"] > 0
 
 
+def test_the_plan_is_readable(repo: Path, tmp_path: Path) -> None:
+    lines = flywheel(repo, tmp_path, "demo", "--dry-run").stdout.splitlines()
+    assert "games per round" in {line[:22].strip() for line in lines}
+    assert not any("StagePlan(" in line for line in lines)
+
+
 def test_doctor_tells_each_check_as_json(repo: Path, tmp_path: Path) -> None:
     done = flywheel(repo, tmp_path, "doctor", "--json", "--root", str(tmp_path / "root"))
     told = json.loads(done.stdout)

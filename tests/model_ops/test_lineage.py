@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from model_ops.images import import_images
 from model_ops.lineage import Lineage, explain
-from schemas.artifacts import read_manifest, read_rows
+from schemas.artifacts import publish, read_manifest, read_quarantine, read_rows, write_shard
+from schemas.config import ImagesConfig
 from schemas.errors import FlywheelError
+from schemas.manifest import Manifest
 from schemas.records import RoundRecord
 from schemas.rows import ItemRow, TrainRow, TranscriptRow
 from schemas.store import Store
@@ -92,6 +96,30 @@ def test_a_row_that_is_only_in_quarantine_is_found(root: Store, tmp_path: Path) 
     lineage = explain(store, game.row_id)
     assert lineage.kind == "quarantine"
     assert "dropped, lost" in lineage.steps[-1].text
+
+
+@pytest.mark.parametrize("prefix", ["images", "benchmarks/field-vqa/images"])
+def test_a_picture_that_was_not_imported_is_found(tmp_path: Path, prefix: str) -> None:
+    store = Store(str(tmp_path / "root"))
+    build_root(store, rounds=1)
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "photos" / "good.png")
+    (tmp_path / "photos" / "bad.png").write_bytes(b"no picture")
+    images = import_images(store, ImagesConfig(uri=str(tmp_path / "photos")), prefix)
+    lineage = explain(store, next(read_quarantine(store, images)).row_id)
+    assert (lineage.kind, lineage.round, lineage.prefix) == ("quarantine", None, prefix)
+    assert "bad.png" in lineage.steps[-1].text
+
+
+def test_a_rivals_answer_is_among_the_others(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "root"))
+    records = build_root(store, rounds=1)
+    item = next(read_rows(store, read_manifest(store, records[0].evaluation.items["field-vqa"]),
+                          ItemRow))
+    prefix = "rounds/round=0001/rival/field-vqa"
+    shard = write_shard(store, prefix, 0, [item], ItemRow)
+    publish(store, Manifest(kind="items", prefix=prefix, inputs_digest="1" * 64, shards=[shard]))
+    assert store.uri(prefix) in [step.uri for step in explain(store, item.row_id).steps]
 
 
 def test_an_unknown_id_says_what_was_searched(root: Store) -> None:
