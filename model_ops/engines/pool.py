@@ -63,7 +63,7 @@ def run_all(store: Store, works: Sequence[PoolWork], engine: EngineConfig,
     All works must seat the same models. Each artifact is published as soon as its last shard is
     there. Raises as `run_programs` does.
     """
-    _check(works)
+    _check(works, engine)
     artifacts = [_Artifact(store, work, engine) for work in works]
     total = sum(len(work.items.shards) for work in works)
     digests = [artifact.inputs_digest for artifact in artifacts]
@@ -118,7 +118,7 @@ class _Artifact:
         return self._manifest
 
 
-def _check(works: Sequence[PoolWork]) -> None:
+def _check(works: Sequence[PoolWork], engine: EngineConfig) -> None:
     for work in works:
         job = work.job
         if "" not in job.models:
@@ -126,7 +126,8 @@ def _check(works: Sequence[PoolWork]) -> None:
         if (job.models, job.scorer) != (works[0].job.models, works[0].job.scorer):
             raise ConfigError("works that share a pool must seat the same models")
         for model in job.models.values():
-            if model.path and not model.path.startswith(SCHEME) and not Path(model.path).exists():
+            is_here = model.path.startswith(SCHEME) or Path(model.path).exists()
+            if engine.kind != "endpoint" and not is_here:
                 raise EngineError(f"there is no model at {model.path}: fetch it first")
 
 

@@ -21,6 +21,7 @@ from schemas.manifest import Manifest
 from schemas.rows import ItemRow
 from schemas.store import Store
 from tests.model_ops.engines.plays import HERE, collection, questions
+from tests.model_ops.engines.test_endpoint import Server, completion
 
 pytestmark = pytest.mark.ray
 
@@ -145,6 +146,19 @@ def test_a_killed_driver_leaves_its_finished_shards_to_the_next(
     assert finished < 10
     assert len(played) <= 10 - finished
     assert [s.sha256 for s in made.shards] == [s.sha256 for s in whole.shards]
+
+
+def test_an_endpoint_needs_no_model_on_this_machine(store: Store) -> None:
+    server = Server()
+    server.behave = lambda body, number: (200, completion("yes"))
+    images = collection(store)
+    engine = ENGINE.model_copy(update={"kind": "endpoint", "base_url": server.url,
+                                       "model_name": "remote", "max_concurrency": 4})
+    made = run_programs(store, questions(store, images, 6, 3), images,
+                        _with_model(server.url), engine, "out")
+    server.http.shutdown()
+    assert {row.reply for row in rows_of(store, made)} == {"yes yes yes"}
+    assert len(server.requests) == 18
 
 
 def test_an_engine_that_keeps_dying_is_one_clear_error(store: Store) -> None:
