@@ -5,7 +5,7 @@
 
 from prefect import flow
 
-from model_ops.stages import benchmark_slug, refuse_endpoint
+from model_ops.stages import refuse_endpoint
 from schemas.config import RunConfig
 from schemas.lock import hold_root
 from schemas.manifest import Manifest, digest
@@ -33,7 +33,7 @@ def measure(
 ) -> Evaluation:
     """Answer every benchmark below `prefix`; `rival` takes the Guesser's seat in cross-play."""
     planned = plan_benchmarks(config)
-    crossed = {benchmark_slug(b) for b in config.evaluation.benchmarks if b.cross_play}
+    crossed = {b.slug for b in config.evaluation.benchmarks if b.cross_play}
     alone = {slug: items for slug, items in planned.items() if slug not in crossed}
     answered = answer_benchmarks(config, alone, {"": model}, prefix, number)
     if crossed:

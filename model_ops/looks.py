@@ -43,4 +43,4 @@ LOOKS: Mapping[str, Callable[["Image"], "Image"]] = {
     "deeper": _gamma(1.5),
     "deepest": _gamma(2.0),
 }
-"""Name of each look (`Look` of the configuration) -> what it does."""
+"""Name of each look (as in `play.looks`) -> what it does."""

@@ -134,17 +134,10 @@ def tokens_per_second(transcripts: Manifest) -> float:
     return round(transcripts.stats.get("output_tokens_per_second", 0.0), 1)
 
 
-def benchmark_slug(benchmark: BenchmarkConfig) -> str:
-    """Name of a benchmark's folder, for example `field-game4`."""
-    size = str(benchmark.num_images) if benchmark.kind == "game" else ""
-    cross = "-cross" if benchmark.cross_play else ""
-    return f"{benchmark.domain}-{benchmark.kind}{size}{cross}"
-
-
 def plan(store: Store, config: RunConfig, benchmark: BenchmarkConfig) -> Items:
     """The fixed items of one benchmark: the same for every model that is measured."""
     return plan_benchmark(store, benchmark, config.evaluation.seed,
-                          f"benchmarks/{benchmark_slug(benchmark)}", config.shard_size,
+                          f"benchmarks/{benchmark.slug}", config.shard_size,
                           config.engine)
 
 

@@ -107,7 +107,7 @@ def _write_part(store: Store, prefix: str, folder: str, index: int, rows: Sequen
 
 
 def read_receipt(store: Store, prefix: str, index: int, inputs_digest: str) -> Shard | None:
-    """The finished shard `index`; None if it is absent, of other inputs, or its part is gone."""
+    """The finished shard `index`; None if it is absent, of other inputs, or its part is damaged."""
     path = _receipt_path(prefix, index)
     if not store.exists(path):
         return None
@@ -115,8 +115,20 @@ def read_receipt(store: Store, prefix: str, index: int, inputs_digest: str) -> S
         receipt = Receipt.model_validate_json(store.read_bytes(path))
     except ValidationError:  # of another version of this code: make the shard again
         return None
-    usable = receipt.inputs_digest == inputs_digest
-    return receipt.shard if usable and store.exists(f"{prefix}/{receipt.shard.path}") else None
+    usable = receipt.inputs_digest == inputs_digest and _is_whole(store, prefix, receipt.shard)
+    return receipt.shard if usable else None
+
+
+def _is_whole(store: Store, prefix: str, shard: Shard) -> bool:
+    """Whether the part is there, ends in a footer, and has the receipt's number of rows."""
+    path = f"{prefix}/{shard.path}"
+    if not store.exists(path):
+        return False
+    try:
+        with store.open_parquet(path) as file:
+            return bool(file.metadata.num_rows == shard.num_rows)
+    except StoreError:
+        return False
 
 
 def publish(store: Store, manifest: Manifest) -> Manifest:
@@ -196,7 +208,8 @@ def _iter_shard(store: Store, prefix: str, shard: Shard, row_type: type[RowT],
     with store.open_parquet(path) as file:
         if file.metadata.num_rows != shard.num_rows:
             raise StoreError(f"{store.uri(path)} has {file.metadata.num_rows} rows, its manifest "
-                             f"says {shard.num_rows}: the file was changed; run the stage again")
+                             f"says {shard.num_rows}: the file was changed; delete "
+                             f"{prefix}/manifest.json and start the run again")
         for group in range(file.num_row_groups):
             wanted = list(columns) if columns is not None else None
             yield from table_to_rows(file.read_row_group(group, columns=wanted), row_type)

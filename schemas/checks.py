@@ -15,7 +15,8 @@ from schemas.rows import IMAGE, ChatMessage, TrainRow
 
 ROLES = ("system", "user", "assistant")
 MAX_TOKENS = 32_768
-"""Default token budget of a row: a guard against runaway text; a stage sets its own."""
+"""Default budget of a row: a guard against runaway text, not a model's context length (a row was
+said by the model, so it fitted; see `count_words`)."""
 
 
 def count_words(text: str) -> int:

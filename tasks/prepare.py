@@ -4,7 +4,7 @@ from model_ops import benchmarks, models
 from model_ops import images as images_ops
 from model_ops.benchmarks import Items
 from model_ops.rounds import round_prefix
-from model_ops.stages import benchmark_slug, plan
+from model_ops.stages import plan
 from schemas.config import BenchmarkConfig, RunConfig
 from schemas.manifest import Manifest
 from schemas.store import Store
@@ -50,5 +50,5 @@ def refuse_training_images(config: RunConfig, images: Manifest, planned: dict[st
 
 def plan_benchmarks(config: RunConfig) -> dict[str, Items]:
     """Fix the items of all benchmarks, by slug."""
-    return {benchmark_slug(benchmark): plan_benchmark(config, benchmark)
+    return {benchmark.slug: plan_benchmark(config, benchmark)
             for benchmark in config.evaluation.benchmarks}

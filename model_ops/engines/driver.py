@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from model_ops.programs.calls import Call, Generate, Program, Reply, ScoreReply
-from schemas.errors import DropError, EngineError, StoreError
+from schemas.errors import ConfigError, DropError, EngineError, StoreError
 
 SCORER = "scorer"
 """The seat that answers `Score` calls."""
@@ -180,7 +180,7 @@ class Driver:
             self._end(play, stop.value, None)
         except DropError as error:
             self._end(play, None, error)
-        except (EngineError, StoreError):
+        except (EngineError, StoreError, ConfigError):
             raise
         except Exception as error:  # a bug or an odd reply ends one program, never the batch
             self._end(play, None, DropError("program_error", f"{type(error).__name__}: {error}"))

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.config.base import Config
 from schemas.config.training import SftConfig
@@ -12,7 +12,8 @@ class GroupingConfig(Config):
     """How images are put together into games. Labels and facts are never looked at."""
 
     method: Literal["similarity", "cluster", "random"] = "similarity"
-    """`similarity`: neighbours of a seed image; `cluster`: inside a k-means cluster."""
+    """`similarity`: neighbours of a seed image; `cluster`: inside a k-means cluster; `random`: any
+    images, which makes easy games."""
     encoder: str = "nursery://clip"
     """The image encoder: a CLIP or SigLIP folder or hub id, or `nursery://clip`."""
     nearest: int = Field(default=1, ge=1)
@@ -59,6 +60,14 @@ class DialogPlayConfig(Config):
     counterfactual: bool = True
     """Ask the Describer the same questions about the nearest distractor."""
 
+    @model_validator(mode="after")
+    def _looks_replace_reasks(self) -> "DialogPlayConfig":
+        if self.looks and self.reasks:
+            raise ValueError("play.looks and play.reasks contradict each other, as re-asks show "
+                             "the picture as it is: set play.reasks to 0; the share of looks "
+                             "that agree is what curation.min_agreement checks")
+        return self
+
 
 class DialogCurationConfig(Config):
     """Which games are learnt from (methods/dialog_games.md, section 4). Each check can be off."""
@@ -84,7 +93,8 @@ class DialogCurationConfig(Config):
     require_counterfactual: bool = True
     """At least one answer must differ for the nearest distractor."""
     difficulty: tuple[float, float] | None = None
-    """Keep games whose pass rate over rotations lies in this band."""
+    """Keep games whose pass rate over image orders lies in this band (`joint` mode with more than
+    two images; elsewhere every game that passes `min_rotation_pass` has a pass rate of 1)."""
     max_per_group: int | None = Field(default=3, ge=1)
     """Games kept per image group."""
     max_per_target: int | None = Field(default=2, ge=1)
@@ -127,3 +137,16 @@ class DialogStage(Config):
     """What is kept."""
     train: SftConfig = SftConfig()
     """How it is learnt."""
+
+    @model_validator(mode="after")
+    def _every_size_has_a_limit(self) -> "DialogStage":
+        for num_images in self.games:
+            check_turn_limit(self.play, num_images)
+        return self
+
+
+def check_turn_limit(play: DialogPlayConfig, num_images: int) -> None:
+    """Raise `ValueError` if games of `num_images` images have no turn limit."""
+    if num_images not in play.max_turns:
+        raise ValueError(f"play.max_turns has no limit for games of {num_images} images: add "
+                         f"one, such as {{{num_images}: {num_images + 2}}}")

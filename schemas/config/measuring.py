@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.config.base import Config, ImagesConfig
-from schemas.config.dialog import DialogPlayConfig, GroupingConfig
+from schemas.config.dialog import DialogPlayConfig, GroupingConfig, check_turn_limit
 
 
 class BenchmarkConfig(Config):
@@ -34,6 +34,19 @@ class BenchmarkConfig(Config):
     """`game`: the candidate describes, the champion guesses: gains that vanish with an older
     partner are a private code. The metric is `<domain>/game<N>_crossplay`."""
 
+    @property
+    def slug(self) -> str:
+        """Name of the benchmark's folder, for example `field-game4`."""
+        size = str(self.num_images) if self.kind == "game" else ""
+        cross = "-cross" if self.cross_play else ""
+        return f"{self.domain}-{self.kind}{size}{cross}"
+
+    @model_validator(mode="after")
+    def _has_a_turn_limit(self) -> "BenchmarkConfig":
+        if self.kind == "game":
+            check_turn_limit(self.play, self.num_images)
+        return self
+
 
 class EvaluationConfig(Config):
     """What every candidate is measured with."""
@@ -42,6 +55,14 @@ class EvaluationConfig(Config):
     """The benchmarks; the seeds are fixed, so that two evaluations pair item by item."""
     seed: int = 20_000
     """Seed of the items."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "EvaluationConfig":
+        slugs = [benchmark.slug for benchmark in self.benchmarks]
+        if twice := {slug for slug in slugs if slugs.count(slug) > 1}:
+            raise ValueError(f"two benchmarks are called {', '.join(sorted(twice))}: give them "
+                             f"different `domain`s")
+        return self
 
 
 class GatePolicy(Config):

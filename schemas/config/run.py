@@ -53,6 +53,15 @@ class RunConfig(Config):
     """A lock that was not renewed for so long may be taken over."""
 
     @model_validator(mode="after")
+    def _nursery_prompts_have_no_joint_mode(self) -> "RunConfig":
+        plays = [stage.play for stage in self.stages]
+        plays += [b.play for b in self.evaluation.benchmarks if b.kind == "game"]
+        if self.model.prompts == "nursery" and any(play.guesser == "joint" for play in plays):
+            raise ValueError("the prompt set 'nursery' shows one image at a time: set "
+                             "play.guesser to per_image in every stage and game benchmark")
+        return self
+
+    @model_validator(mode="after")
     def _nursery_needs_a_limit(self) -> "RunConfig":
         sources = [self.images, *(b.images for b in self.evaluation.benchmarks)]
         for images in sources:

@@ -28,6 +28,7 @@ from schemas.errors import ConfigError
 from schemas.store import Store
 
 NURSERY = ImagesConfig(uri="nursery://field", limit=200)
+MEASURED = DialogPlayConfig(guesser="per_image", blind=False, reasks=0, counterfactual=False)
 
 
 def nursery(root: Path, **changes: object) -> RunConfig:
@@ -40,7 +41,7 @@ def nursery(root: Path, **changes: object) -> RunConfig:
         "stages": [DialogStage(games={4: 80, 2: 40}, play=DialogPlayConfig(guesser="per_image"),
                                train=SftConfig(adapter="full", batch_size=16))],
         "evaluation": EvaluationConfig(benchmarks=[
-            BenchmarkConfig(kind="game", images=NURSERY, num_items=100),
+            BenchmarkConfig(kind="game", images=NURSERY, num_items=100, play=MEASURED),
             BenchmarkConfig(kind="vqa", images=NURSERY, num_items=300)]),
         "stop": StopRule(rounds=2),
     }
@@ -120,7 +121,7 @@ def test_kept_games_respect_selection_and_caps() -> None:
 
 def test_training_is_capped_by_rows_and_steps(tmp_path: Path) -> None:
     train = SftConfig(batch_size=4, max_rows=40, epochs=2)
-    stage = DialogStage(games={4: 100}, train=train)
+    stage = DialogStage(games={4: 100}, play=MEASURED, train=train)
     assert estimate(nursery(tmp_path, stages=[stage])).training_steps == 20
     short = stage.model_copy(update={"train": train.model_copy(update={"max_steps": 3})})
     assert estimate(nursery(tmp_path, stages=[short])).training_steps == 3
@@ -172,7 +173,7 @@ def test_too_few_images_for_a_game_is_an_error(tmp_path: Path) -> None:
 
 def test_a_benchmark_folder_that_is_missing_is_an_error(tmp_path: Path) -> None:
     absent = ImagesConfig(uri=str(tmp_path / "absent"))
-    benchmarks = [BenchmarkConfig(kind="game", images=absent)]
+    benchmarks = [BenchmarkConfig(kind="game", images=absent, play=MEASURED)]
     with pytest.raises(ConfigError, match="absent"):
         estimate(nursery(tmp_path, evaluation=EvaluationConfig(benchmarks=benchmarks)))
 

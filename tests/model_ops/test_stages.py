@@ -10,7 +10,6 @@ from model_ops import tables
 from model_ops.benchmarks import Items
 from model_ops.stages import (
     StagePlace,
-    benchmark_slug,
     items_digest,
     local_model,
     refuse_endpoint,
@@ -26,6 +25,7 @@ from schemas.manifest import Manifest
 from schemas.records import Champion, Evaluation, Metric, RoundRecord, StageRecord
 from schemas.store import Store
 
+PER_IMAGE = {"play": {"guesser": "per_image"}}
 ENDPOINT = {"kind": "endpoint", "base_url": "http://there/v1", "model_name": "large"}
 CHAMPION = Champion(digest="b" * 64, prefix="p", round=1, decision="promote")
 
@@ -77,7 +77,7 @@ def test_history_and_replay_bring_earlier_rows_oldest_first(
 ])
 def test_a_benchmark_is_named_by_what_it_measures(changes: dict[str, object], slug: str) -> None:
     benchmark = BenchmarkConfig.model_validate({"images": ImagesConfig(limit=8), **changes})
-    assert benchmark_slug(benchmark) == slug
+    assert benchmark.slug == slug
 
 
 def test_scores_pair_only_if_items_and_rules_are_the_same() -> None:
@@ -91,7 +91,7 @@ def test_scores_pair_only_if_items_and_rules_are_the_same() -> None:
         items_digest(config(), {"b": items._replace(items=other)}),
         items_digest(config(), {"b": items._replace(program="game_benchmark")}),
         items_digest(config(), {"b": items._replace(settings={**items.settings, "metric": "n"})}),
-        items_digest(config(model={"prompts": "nursery"}), {"b": items}),
+        items_digest(config(model={"prompts": "nursery"}, stages=[PER_IMAGE]), {"b": items}),
         items_digest(config(engine={"max_model_len": 512}), {"b": items}),
         items_digest(config(engine={"max_image_pixels": 4096}), {"b": items}),
     ]

@@ -101,11 +101,14 @@ def test_receipts_of_other_inputs_are_not_used(store: Store) -> None:
     assert read_manifest(store, "games") == second
 
 
-@pytest.mark.parametrize("damage", ["unreadable", "part_gone"])
+@pytest.mark.parametrize("damage", ["unreadable", "part_gone", "part_cut"])
 def test_a_useless_receipt_means_making_the_shard_again(local_store: Store, damage: str) -> None:
     shard = write_shard(local_store, "games", 0, [game(1)], GameRow, inputs_digest="i")
     if damage == "unreadable":
         local_store.write_bytes("games/receipts/00000.json", b"{}")
+    elif damage == "part_cut":
+        part = f"games/{shard.path}"
+        local_store.write_bytes(part, local_store.read_bytes(part)[:-10])
     else:
         local_store.delete(f"games/{shard.path}")
     assert read_receipt(local_store, "games", 0, "i") is None

@@ -9,7 +9,7 @@ import pytest
 from model_ops.engines.driver import SCORER, Outcome, call_seed, drive
 from model_ops.engines.scripted import ScriptedEngine, reply_with
 from model_ops.programs.calls import Call, Generate, Program, Reply, Score, ScoreReply
-from schemas.errors import DropError, EngineError
+from schemas.errors import ConfigError, DropError, EngineError
 from tests.model_ops.engines.plays import REF, ask
 
 
@@ -164,6 +164,15 @@ def test_a_step_that_raises_means_a_dead_engine() -> None:
 
     with pytest.raises(EngineError, match="MemoryError: no more"):
         play(Dying(echo), turns(1))
+
+
+def test_a_wrong_configuration_ends_the_run_and_not_one_program() -> None:
+    def misconfigured() -> Program[str]:
+        yield from turns(1)
+        raise ConfigError("no turn limit")
+
+    with pytest.raises(ConfigError, match="no turn limit"):
+        play(ScriptedEngine(echo), misconfigured())
 
 
 def test_programs_are_closed_when_the_driver_stops_early() -> None:

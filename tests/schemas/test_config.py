@@ -1,0 +1,68 @@
+"""The configuration refuses what could only fail later, and says what to do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from schemas.config import (
+    BenchmarkConfig,
+    DialogPlayConfig,
+    DialogStage,
+    EvaluationConfig,
+    ImagesConfig,
+    RunConfig,
+)
+
+FIELD = ImagesConfig(uri="nursery://field", limit=8)
+PER_IMAGE = {"guesser": "per_image"}
+
+
+def run(**changes: Any) -> RunConfig:
+    given = {"root": "r", "images": FIELD, "stages": [{"play": PER_IMAGE}],
+             "model": {"prompts": "nursery"}, **changes}
+    return RunConfig.model_validate(given)
+
+
+def test_every_number_of_images_needs_a_turn_limit() -> None:
+    with pytest.raises(ValidationError, match="no limit for games of 3 images: add one"):
+        DialogStage(games={3: 10})
+    with pytest.raises(ValidationError, match="no limit for games of 8 images"):
+        BenchmarkConfig(kind="game", images=FIELD, num_images=8)
+    assert BenchmarkConfig(kind="vqa", images=FIELD, num_images=8).slug == "field-vqa"
+
+
+def test_nursery_prompts_have_no_joint_guesser() -> None:
+    assert run().stages[0].play.guesser == "per_image"
+    with pytest.raises(ValidationError, match=r"set play\.guesser to per_image"):
+        run(stages=[{}])
+    with pytest.raises(ValidationError, match=r"set play\.guesser to per_image"):
+        run(evaluation={"benchmarks": [{"kind": "game", "images": FIELD}]})
+
+
+def test_looks_replace_reasks() -> None:
+    with pytest.raises(ValidationError, match=r"set play\.reasks to 0"):
+        DialogPlayConfig(looks=["deeper"])
+    assert DialogPlayConfig(looks=["deeper"], reasks=0).looks == ["deeper"]
+
+
+def test_two_benchmarks_may_not_share_a_name() -> None:
+    one = BenchmarkConfig(kind="vqa", images=FIELD)
+    with pytest.raises(ValidationError, match="two benchmarks are called field-vqa"):
+        EvaluationConfig(benchmarks=[one, one.model_copy(update={"num_items": 5})])
+    other = one.model_copy(update={"domain": "home"})
+    assert len(EvaluationConfig(benchmarks=[one, other]).benchmarks) == 2
+
+
+def test_nursery_images_need_a_number() -> None:
+    with pytest.raises(ValidationError, match=r"images\.limit is needed"):
+        run(images={"uri": "nursery://field"})
+
+
+def test_every_shipped_configuration_is_valid(repo: Path) -> None:
+    paths = sorted((repo / "deploy" / "configs").glob("*.yaml"))
+    assert len(paths) >= 4
+    for path in paths:
+        RunConfig.model_validate(yaml.safe_load(path.read_text("utf-8")))
