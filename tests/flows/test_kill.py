@@ -73,12 +73,17 @@ class Run:
         return {prefix: artifact_rows(self.store, prefix) for prefix in ARTIFACTS}
 
 
+def below(child: "subprocess.Popen[bytes]", title: str) -> list[psutil.Process]:
+    """The processes with this title among those that the command started."""
+    found = [each for each in psutil.Process(child.pid).children(recursive=True)
+             if " ".join(each.cmdline()).startswith(title)]
+    assert found, f"no {title} is running"
+    return found
+
+
 def kill_below(child: "subprocess.Popen[bytes]", title: str) -> None:
-    """kill -9 the processes with this title among those that the command started."""
-    victims = [each for each in psutil.Process(child.pid).children(recursive=True)
-               if " ".join(each.cmdline()).startswith(title)]
-    assert victims, f"no {title} is running"
-    for victim in victims:
+    """kill -9 them."""
+    for victim in below(child, title):
         os.kill(victim.pid, signal.SIGKILL)
 
 
@@ -102,7 +107,7 @@ def test_killed_three_times_it_ends_with_the_same_rows(
 
     def kill_flow(child: "subprocess.Popen[bytes]") -> None:
         run.wait(child, lambda: len(run.receipts()) >= 3)
-        workers = psutil.Process(child.pid).children(recursive=True)
+        workers = below(child, ENGINE)
         os.kill(child.pid, signal.SIGKILL)
         psutil.wait_procs(workers, timeout=60)  # until then they may still finish shards
 
