@@ -54,7 +54,8 @@ def plan_games(
     cannot hold the games.
     """
     settings = grouping.model_dump(mode="json") | {"games": {str(n): games[n] for n in games}}
-    inputs = digest(["plan games", CODE_VERSION, settings, images.digest, seed, shard_size])
+    inputs = digest(["plan games", CODE_VERSION, settings, _seen_by(grouping, engine),
+                     images.digest, seed, shard_size])
     if (done := find_manifest(store, prefix, inputs)) is not None:
         return done
     _check_size(images, games)
@@ -90,13 +91,14 @@ def embed(
 ) -> NDArray[np.floating]:
     """Embeddings of all images in the order of the manifest's rows, float[num_images, dim].
 
-    Kept in the root under a name that tells the images and the encoder: every round, and every
-    benchmark on the same images, takes them from there.
+    Kept in the root under a name that tells the images, their largest size and the encoder (a
+    folder by its files, a hub id by its name): every round, and every benchmark on the same images,
+    takes them from there.
     """
     from model_ops.engines.clip_scorer import embed_images
 
     ids = [ref.image_id for ref in read_refs(store, images)]
-    path = f"{EMBEDDINGS}/{digest([grouping.encoder, engine.max_image_pixels, ids])}.npy"
+    path = f"{EMBEDDINGS}/{digest([_seen_by(grouping, engine), ids])}.npy"
     if store.exists(path):
         kept: NDArray[np.floating] = np.load(io.BytesIO(store.read_bytes(path)))
         return kept
@@ -105,6 +107,13 @@ def embed(
     np.save(buffer, made)
     store.write_bytes(path, buffer.getvalue())
     return made
+
+
+def _seen_by(grouping: GroupingConfig, engine: EngineConfig) -> list[str | int | None]:
+    """What embeddings depend on besides the images."""
+    from model_ops.engines.clip_scorer import encoder_identity
+
+    return [encoder_identity(grouping.encoder), engine.max_image_pixels]
 
 
 def read_refs(store: Store, images: Manifest) -> list[ImageRef]:

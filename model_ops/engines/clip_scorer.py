@@ -17,7 +17,7 @@ from model_ops.engines.pictures import PictureMemory, ReadImage
 from model_ops.programs.calls import Call, Score, ScoreReply
 from schemas.config import EngineConfig
 from schemas.errors import ConfigError, DropError, EngineError
-from schemas.manifest import Manifest
+from schemas.manifest import Manifest, digest
 from schemas.rows import ImageRow
 from schemas.store import Store
 
@@ -143,6 +143,17 @@ def resolve_encoder(encoder: str) -> str:
     if "://" in encoder:
         raise ConfigError(f"encoder {encoder!r}: give a folder, a hub id or nursery://clip")
     return encoder
+
+
+def encoder_identity(encoder: str) -> str:
+    """What tells an encoder from all others: a folder's is its files' sha256, a hub id's the name.
+
+    Raises `ConfigError` for a folder without safetensors weights.
+    """
+    from model_ops.models import hash_files
+
+    folder = Path(resolve_encoder(encoder))
+    return digest(hash_files(folder)) if folder.is_dir() else encoder
 
 
 class ShardEmbedder:

@@ -144,6 +144,15 @@ class DialogStage(Config):
             check_turn_limit(self.play, num_images)
         return self
 
+    @model_validator(mode="after")
+    def _difficulty_needs_image_orders(self) -> "DialogStage":
+        has_orders = self.play.guesser == "joint" and self.play.rotations
+        if self.curation.difficulty is not None and not has_orders:
+            raise ValueError("curation.difficulty is a band of pass rates over image orders, and "
+                             "these rules play one order: use play.guesser joint with "
+                             "play.rotations, or leave difficulty out")
+        return self
+
 
 def check_turn_limit(play: DialogPlayConfig, num_images: int) -> None:
     """Raise `ValueError` if games of `num_images` images have no turn limit."""

@@ -1,13 +1,16 @@
 """Grouping: alike images, exact balance, duplicates kept apart, determinism, clear errors."""
 
+import shutil
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from model_ops import grouping as grouping_module
 from model_ops.engines import clip_scorer
+from model_ops.engines.clip_scorer import encoder_identity
 from model_ops.grouping import draw, plan_games, read_refs
 from model_ops.images import import_images
 from model_ops.neighbours import Vectors, cluster, rank_neighbours, to_unit
@@ -183,6 +186,32 @@ def test_plan_games_publishes_once(local_store: Store, monkeypatch: pytest.Monke
     assert all(known[ref.image_id] == ref for row in rows for ref in row.images)
     assert plan_games(local_store, images, *args) == manifest
     assert calls == [1]
+
+
+def test_games_and_embeddings_belong_to_the_encoders_weights_and_the_images_size(
+    local_store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    images = import_images(local_store, ImagesConfig(uri="nursery://field", limit=60))
+    calls: list[int] = []
+
+    def embed_images(*args: object) -> Vectors:
+        calls.append(1)
+        return families(12, size=5)
+
+    def planned(max_pixels: int | None = None) -> str:
+        engine = EngineConfig(max_image_pixels=max_pixels)
+        return plan_games(local_store, images, GroupingConfig(encoder=str(encoder)), {2: 8}, 5,
+                          "games", 8, engine).inputs_digest
+
+    monkeypatch.setattr(clip_scorer, "embed_images", embed_images)
+    encoder = tmp_path / "clip"
+    shutil.copytree(clip_scorer.resolve_encoder("nursery://clip"), encoder)
+    before = [planned(), planned(), planned(4096)]
+    assert (before[0] == before[1], len(calls)) == (True, 2)
+    weights = encoder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert len({*before, planned()}) == len(calls) == 3
+    assert encoder_identity("google/siglip2") == "google/siglip2"
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,14 @@ def test_looks_replace_reasks() -> None:
     assert DialogPlayConfig(looks=["deeper"], reasks=0).looks == ["deeper"]
 
 
+def test_a_difficulty_band_needs_image_orders() -> None:
+    band = {"difficulty": (0.2, 0.9)}
+    assert DialogStage.model_validate({"curation": band}).curation.difficulty == (0.2, 0.9)
+    for play in (PER_IMAGE, {"rotations": False}):
+        with pytest.raises(ValidationError, match="or leave difficulty out"):
+            DialogStage.model_validate({"play": play, "curation": band})
+
+
 def test_two_benchmarks_may_not_share_a_name() -> None:
     one = BenchmarkConfig(kind="vqa", images=FIELD)
     with pytest.raises(ValidationError, match="two benchmarks are called field-vqa"):

@@ -1,10 +1,18 @@
 """What a job's digest depends on: all that shapes rows, and nothing else."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from model_ops.engines.job import LocalModel, PoolWork, ProgramJob, find_program, inputs_digest
+from model_ops.engines.job import (
+    LocalModel,
+    PoolWork,
+    ProgramJob,
+    code_version,
+    find_program,
+    inputs_digest,
+)
 from schemas.config import EngineConfig
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest
@@ -34,6 +42,15 @@ def test_how_the_work_is_spread_does_not() -> None:
     assert digest_of(wide) == digest_of()
     assert digest_of(path="/elsewhere") == digest_of()
     assert digest_of(settings={"calls": 3}) == digest_of()
+
+
+@pytest.mark.parametrize("source", ["dialog.py", "looks.py", "vqa_score.py"])
+def test_the_code_that_shapes_rows_is_part_of_the_digest(
+    monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    before, read = code_version("vqa"), Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == source))
+    assert code_version.__wrapped__("vqa") != before
 
 
 def test_programs_are_found_in_the_registry_or_by_module() -> None:

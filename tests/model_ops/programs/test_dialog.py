@@ -10,7 +10,7 @@ from model_ops.engines.scripted import reply_with
 from model_ops.programs.calls import Call, Generate, Reply, Sample
 from model_ops.programs.dialog import transcript_id
 from schemas.config import DialogPlayConfig
-from schemas.errors import DropError
+from schemas.errors import ConfigError, DropError
 from tests.model_ops.bits_world import (
     Bayesians,
     always_first,
@@ -264,9 +264,8 @@ def test_an_engine_error_ends_the_program_with_its_reason() -> None:
 
 def test_a_missing_turn_limit_is_named() -> None:
     rules = BARE.model_copy(update={"max_turns": {2: 3}})
-    [ended] = outcomes(games(1), rules, Bayesians(flip=0.0))
-    assert ended.error is not None
-    assert "max_turns has no limit for games of 4 images" in str(ended.error)
+    with pytest.raises(ConfigError, match="max_turns has no limit for games of 4 images"):
+        outcomes(games(1), rules, Bayesians(flip=0.0))
 
 
 def test_the_same_inputs_give_the_same_rows() -> None:
