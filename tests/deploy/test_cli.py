@@ -9,6 +9,8 @@ import yaml
 
 from tests.flows.small_run import BIN, environment, small_config
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path("deploy/configs/demo.yaml")
 
 

@@ -201,6 +201,7 @@ def killed_after(num_parts: int, root: str, env: dict[str, str]) -> Iterator[Non
     yield
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_nothing_readable(
         store: Store, child_env: Callable[[], dict[str, str]]) -> None:
     for num_parts in (1, 3):

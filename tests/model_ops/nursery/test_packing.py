@@ -12,6 +12,8 @@ from model_ops.nursery.packing import pack, packed_loss, rows_right
 from model_ops.nursery.skills import SHARES, Exchange, sample_exchanges
 from model_ops.nursery.world import Picture, render, sample_scene
 
+pytestmark = pytest.mark.slow
+
 
 def plain_row_loss(
     model: torch.nn.Module, processor: Any, picture: Picture, exchange: Exchange
