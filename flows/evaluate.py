@@ -5,7 +5,7 @@
 
 from prefect import flow
 
-from model_ops.stages import refuse_endpoint
+from model_ops.stages import refuse_endpoint, seat_models
 from schemas.config import RunConfig
 from schemas.lock import hold_root
 from schemas.manifest import Manifest, digest
@@ -31,13 +31,9 @@ def evaluate(config: RunConfig, model_uri: str) -> Evaluation:
 def measure(
     config: RunConfig, model: Manifest, rival: Manifest | None, prefix: str, number: int
 ) -> Evaluation:
-    """Answer every benchmark below `prefix`; `rival` takes the Guesser's seat in cross-play."""
+    """Answer every benchmark below `prefix`; `rival` takes the Guesser's seat in cross-play, which
+    is left out without one."""
     planned = plan_benchmarks(config)
-    crossed = {b.slug for b in config.evaluation.benchmarks if b.cross_play}
-    alone = {slug: items for slug, items in planned.items() if slug not in crossed}
-    answered = answer_benchmarks(config, alone, {"": model}, prefix, number)
-    if crossed:
-        seats = {"": model, "guesser": rival or model}
-        both = {slug: planned[slug] for slug in sorted(crossed)}
-        answered |= answer_benchmarks(config, both, seats, prefix, number)
+    seats = seat_models(config, model, rival)
+    answered = answer_benchmarks(config, planned, seats, prefix, number)
     return summarise(config, planned, answered, model)

@@ -142,18 +142,34 @@ def plan(store: Store, config: RunConfig, benchmark: BenchmarkConfig) -> Items:
 
 
 def measure(
-    store: Store, config: RunConfig, planned: Mapping[str, Items], models: Mapping[str, Manifest],
-    prefix: str, number: int, on_progress: OnProgress | None = None,
+    store: Store, config: RunConfig, planned: Mapping[str, Items],
+    seats: Mapping[str, Mapping[str, Manifest]], prefix: str, number: int,
+    on_progress: OnProgress | None = None,
 ) -> dict[str, Manifest]:
-    """Answer several benchmarks with one engine pool; `models` by seat, `""` is the candidate's."""
-    seats = {seat: local_model(store, model, config) for seat, model in models.items()}
-    works = [
-        PoolWork(items.items, items.images, ProgramJob(
+    """Answer the benchmarks of `seats` with one engine pool; see `seat_models`."""
+    works = []
+    for slug, models in seats.items():
+        items = planned[slug]
+        job = ProgramJob(
             program=items.program, settings=items.settings, prompts=config.model.prompts,
-            round=number, stage="evaluation", seed=config.evaluation.seed, models=seats),
-            f"{prefix}/{slug}")
-        for slug, items in planned.items()]
-    return dict(zip(planned, run_all(store, works, config.engine, on_progress), strict=True))
+            round=number, stage="evaluation", seed=config.evaluation.seed,
+            models={seat: local_model(store, model, config) for seat, model in models.items()})
+        works.append(PoolWork(items.items, items.images, job, f"{prefix}/{slug}"))
+    return dict(zip(seats, run_all(store, works, config.engine, on_progress), strict=True))
+
+
+def seat_models(
+    config: RunConfig, model: Manifest, rival: Manifest | None
+) -> dict[str, dict[str, Manifest]]:
+    """Benchmark -> seat -> model; `""` is the measured one's. Cross-play needs a `rival`: without
+    one it is left out."""
+    seats: dict[str, dict[str, Manifest]] = {}
+    for benchmark in config.evaluation.benchmarks:
+        if not benchmark.cross_play:
+            seats[benchmark.slug] = {"": model}
+        elif rival is not None:
+            seats[benchmark.slug] = {"": model, "guesser": rival}
+    return seats
 
 
 def evaluation(

@@ -14,14 +14,15 @@ from tasks.step import noted_all, step
 
 @step(name="answer benchmarks", task_run_name="answer {prefix}")
 def answer_benchmarks(
-    config: RunConfig, planned: Mapping[str, Items], models: Mapping[str, Manifest], prefix: str,
-    number: int,
+    config: RunConfig, planned: Mapping[str, Items], seats: Mapping[str, Mapping[str, Manifest]],
+    prefix: str, number: int,
 ) -> dict[str, Manifest]:
-    """Let the models answer the benchmarks below `prefix`; one row per item, with the reply."""
+    """Let the models in the `seats` of each benchmark answer it; one row per item, with the
+    reply."""
     store = Store(config.root)
     with progress(f"shards of {prefix}", "progress-evaluation") as shown:
-        return noted_all(store, [f"{prefix}/{slug}" for slug in planned], lambda: stages.measure(
-            store, config, planned, models, prefix, number, shown))
+        return noted_all(store, [f"{prefix}/{slug}" for slug in seats], lambda: stages.measure(
+            store, config, planned, seats, prefix, number, shown))
 
 
 @step(name="summarise")

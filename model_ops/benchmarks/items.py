@@ -18,7 +18,7 @@ from schemas.manifest import Manifest, digest
 from schemas.rows import ImageRow, QuarantineRow, QuestionRow
 from schemas.store import Store
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raise it when question planning changes."""
 
 

@@ -18,8 +18,8 @@ from schemas.manifest import Manifest
 from schemas.rows import ImageRef, ImageRow, QuarantineRow, QuestionRow, row_id
 from schemas.store import Store
 
-NURSERY_KINDS = {"yesno": 0.5, "attribute": 0.2, "count": 0.1, "position": 0.2}
-"""Shares of the kinds: half yes/no (half of them yes), so that their interval is tight."""
+NURSERY_KINDS = {"yesno": 0.4, "attribute": 0.2, "count": 0.2, "position": 0.2}
+"""Shares of the kinds; of the yes/no questions half are yes."""
 MAX_TRIES = 200
 
 

@@ -79,12 +79,13 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Play:
-    """A live program and the calls that it waits for."""
+    """A live program, who answers it, and the calls that it waits for."""
 
     key: str
     program: Program[Any]
     seed: int
     tag: Any
+    seats: Mapping[str, Engine]
     usage: Usage = field(default_factory=Usage)
     waiting: int = 0
     as_list: bool = False
@@ -104,9 +105,9 @@ class Driver:
     `engine_seconds` is the time spent inside the engines so far.
     """
 
-    def __init__(self, engines: Mapping[str, Engine]) -> None:
-        self._engines = engines
-        self._in_flight = {id(engine): 0 for engine in engines.values()}
+    def __init__(self) -> None:
+        self._engines: dict[int, Engine] = {}
+        self._in_flight: dict[int, int] = {}
         self._owners: dict[int, tuple[_Play, int, Engine]] = {}
         self._arrived: deque[tuple[int, Result]] = deque()
         self._plays: dict[int, _Play] = {}
@@ -119,12 +120,17 @@ class Driver:
         """Programs that have begun and whose outcome was not taken yet."""
         return len(self._plays) + len(self._ended)
 
-    def add(self, key: str, program: Program[Any], run_seed: int, tag: Any = None) -> None:
+    def add(self, key: str, program: Program[Any], run_seed: int, seats: Mapping[str, Engine],
+            tag: Any = None) -> None:
         """Begin *program*: run it up to its first call, and send that.
 
-        The calls' seeds come from *run_seed*, *key* and the call's number.
+        *seats* says which engine answers which seat; `""` answers for those without one. The calls'
+        seeds come from *run_seed*, *key* and the call's number.
         """
-        play = _Play(key, program, run_seed, tag)
+        for engine in seats.values():
+            self._engines.setdefault(id(engine), engine)
+            self._in_flight.setdefault(id(engine), 0)
+        play = _Play(key, program, run_seed, tag, seats)
         self._plays[id(play)] = play
         self._resume(play, None)
         self._deliver()
@@ -134,7 +140,7 @@ class Driver:
 
         Raises `EngineError` if an engine died; the live programs are then lost.
         """
-        for engine in {id(e): e for e in self._engines.values()}.values():
+        for engine in self._engines.values():
             if self._in_flight[id(engine)]:
                 begun = time.perf_counter()
                 self._arrived.extend(_step_engine(engine))
@@ -190,7 +196,7 @@ class Driver:
         play.calls = asked if isinstance(asked, list) else [asked]
         play.results = [None] * len(play.calls)
         play.waiting = len(play.calls)
-        targets = [self._engine_of(call) for call in play.calls]
+        targets = [_engine_of(call, play.seats) for call in play.calls]
         for position, (call, engine) in enumerate(zip(play.calls, targets, strict=True)):
             call_id, self._next_id = self._next_id, self._next_id + 1
             self._owners[call_id] = (play, position, engine)
@@ -203,20 +209,21 @@ class Driver:
             if error is not None:
                 self._arrived.append((call_id, error))
 
-    def _engine_of(self, call: Call) -> Engine:
-        if not isinstance(call, Generate):
-            engine = self._engines.get(SCORER)
-        else:
-            engine = self._engines.get(call.seat) or self._engines.get("")
-        if engine is None:
-            raise DropError("no_engine", f"nothing answers {type(call).__name__} calls here")
-        return engine
-
     def _end(self, play: _Play, row: Any | None, error: DropError | None) -> None:
         if row is None and error is None:
             error = DropError("program_error", "the program returned no row")
         del self._plays[id(play)]
         self._ended.append(Outcome(play.key, row, error, play.usage, play.tag))
+
+
+def _engine_of(call: Call, seats: Mapping[str, Engine]) -> Engine:
+    if not isinstance(call, Generate):
+        engine = seats.get(SCORER)
+    else:
+        engine = seats.get(call.seat) or seats.get("")
+    if engine is None:
+        raise DropError("no_engine", f"nothing answers {type(call).__name__} calls here")
+    return engine
 
 
 def _submit(engine: Engine, call_id: int, call: Call, seed: int) -> DropError | None:
@@ -260,7 +267,7 @@ def drive(
 
     Raises `EngineError` if an engine dies; what was yielded before stays valid.
     """
-    driver = Driver(engines)
+    driver = Driver()
     waiting = iter(programs)
     exhausted = False
     try:
@@ -269,7 +276,7 @@ def drive(
                 following = next(waiting, None)
                 exhausted = following is None
                 if following is not None:
-                    driver.add(*following, run_seed)
+                    driver.add(*following, run_seed, engines)
             yield from driver.step()
     finally:
         driver.close()

@@ -22,7 +22,7 @@ from model_ops.engines.scripted import SCHEME, load_scripted
 from model_ops.programs.calls import Program
 from schemas.artifacts import read_receipt, read_shard, write_shard
 from schemas.config import EngineConfig
-from schemas.errors import DropError, StoreError
+from schemas.errors import ConfigError, DropError, StoreError
 from schemas.manifest import Manifest, Shard
 from schemas.rows import ImageRef, QuarantineRow
 from schemas.store import Store
@@ -37,9 +37,11 @@ LAST_WORDS = "engine_error.txt"
 class ShardRun:
     """One shard in flight: its items, the outcomes so far, and who waits for it."""
 
-    def __init__(self, store: Store, work: PoolWork, inputs_digest: str, index: int) -> None:
+    def __init__(self, store: Store, work: PoolWork, inputs_digest: str, index: int,
+                 seats: Mapping[str, Engine]) -> None:
         self.work = work
         self.index = index
+        self.seats = seats
         self.done: Future[Shard] = Future()
         self._store = store
         self._inputs_digest = inputs_digest
@@ -52,12 +54,12 @@ class ShardRun:
         """Whether every program has ended."""
         return len(self._outcomes) == len(self._items)
 
-    def programs(self) -> Iterator[tuple[str, Program[Any], int, Any]]:
-        """Row key, program, seed, and the tag by which its outcome finds its way back."""
+    def programs(self) -> Iterator[tuple[str, Program[Any], int, Mapping[str, Engine], Any]]:
+        """Row key, program, seed, seats, and the tag by which its outcome finds its way back."""
         context = _context(self.work, self._kind)
         for number, item in enumerate(self._items):
             program = _begin(self._kind.factory, item, context)
-            yield item.row_id, program, self.work.job.seed, (self, number)
+            yield item.row_id, program, self.work.job.seed, self.seats, (self, number)
 
     def take(self, number: int, outcome: Outcome) -> None:
         """Remember how program *number* ended."""
@@ -112,43 +114,50 @@ class ShardPlayer:
     """The Ray Data callable: each call plays one shard; calls run in threads, one driver plays.
 
     Raises `EngineError` from the constructor if an engine cannot start. If an engine dies later the
-    process ends, so that Ray starts a fresh one and sends the unfinished shards again.
+    process ends, so that Ray starts a fresh one and sends the unfinished shards again; a
+    `ConfigError` of a program comes back as the call's `refusal` instead.
     """
 
     _clock: "_Clock"
-    _seeded: bool
+    _seats: Sequence[Mapping[str, Engine]]
 
     def __init__(self, store: Store, works: Sequence[PoolWork], digests: Sequence[str],
                  config: EngineConfig) -> None:
         self._store, self._works, self._digests, self._config = store, works, digests, config
         self._inbox: queue.SimpleQueue[ShardRun] = queue.SimpleQueue()
+        self._playing: list[ShardRun] = []
         self._started: Future[None] = Future()
         threading.Thread(target=self._run, name="driver", daemon=True).start()
         self._started.result()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Play the shard that *batch* (one row of `work`, `shard`) names; return its receipt."""
+        """Play the shard that *batch* (one row of `work`, `shard`) names; return its receipt, or
+        why nothing can be played."""
         number, index = int(batch["work"][0]), int(batch["shard"][0])
         work, inputs_digest = self._works[number], self._digests[number]
         shard = read_receipt(self._store, work.prefix, index, inputs_digest)
         if shard is None:
-            run = ShardRun(self._store, work, inputs_digest, index)
+            run = ShardRun(self._store, work, inputs_digest, index, self._seats[number])
             self._inbox.put(run)
-            shard = run.done.result()
-        return {"work": [number], "shard": [shard.model_dump_json()]}
+            try:
+                shard = run.done.result()
+            except ConfigError as error:  # Ray would keep nothing of it but its text
+                return {"work": [number], "shard": [""], "refusal": [str(error)]}
+        return {"work": [number], "shard": [shard.model_dump_json()], "refusal": [""]}
 
     def _run(self) -> None:
         try:
-            engines = build_engines(self._store, self._works, self._config)
+            self._seats = build_seats(self._store, self._works, self._config)
         except BaseException as error:
             self._started.set_exception(error)
             return
-        self._seeded = all(engine.determinism == "call" for engine in engines.values())
         self._started.set_result(None)
         try:
-            driver = Driver(engines)
+            driver = Driver()
             self._clock = _Clock(driver)
             self._play(driver)
+        except ConfigError as error:
+            self._refuse(error)
         except BaseException as error:
             self._die(error)
 
@@ -159,6 +168,7 @@ class ShardPlayer:
             for run in self._arrivals(wait=idle):
                 if idle:
                     self._clock.restart()
+                self._playing.append(run)
                 backlog.append(run.programs())
                 self._commit_if_complete(run)
             self._top_up(driver, backlog)
@@ -183,8 +193,17 @@ class ShardPlayer:
 
     def _commit_if_complete(self, run: ShardRun) -> None:
         if run.is_complete:
-            told = {SEEDED: float(self._seeded), **self._clock.lap()}
+            seeded = all(engine.determinism == "call" for engine in run.seats.values())
+            told = {SEEDED: float(seeded), **self._clock.lap()}
             run.done.set_result(run.commit(told))
+            self._playing.remove(run)
+
+    def _refuse(self, error: ConfigError) -> None:
+        """A wrong configuration ends the run: a fresh engine would only meet it again."""
+        for run in self._playing:
+            run.done.set_exception(error)
+        while True:
+            self._inbox.get().done.set_exception(error)
 
     def _die(self, error: BaseException) -> None:
         words = f"{type(error).__name__}: {error}"
@@ -216,25 +235,20 @@ class _Clock:
         return seconds
 
 
-def build_engines(store: Store, works: Sequence[PoolWork],
-                  config: EngineConfig) -> dict[str, Engine]:
-    """One engine per distinct model, by seat; they share the GPU's memory evenly.
-
-    All *works* have the same models.
-    """
-    job, read = works[0].job, read_any(store, [work.images for work in works])
-    num_models = len({model.path for model in job.models.values()})
+def build_seats(store: Store, works: Sequence[PoolWork],
+                config: EngineConfig) -> list[dict[str, Engine]]:
+    """The engines of each work by seat: one per distinct model; they share the GPU's memory."""
+    read = read_any(store, [work.images for work in works])
+    models = {model.path: model for work in works for model in work.job.models.values()}
+    scorers = {work.job.scorer.path: work.job.scorer for work in works if work.job.scorer}
     share = config.model_copy(update={
-        "gpu_memory_utilization": config.gpu_memory_utilization / num_models})
-    made: dict[str, Engine] = {}
-    engines: dict[str, Engine] = {}
-    for seat, model in job.models.items():
-        if model.path not in made:
-            made[model.path] = _build_engine(model, share, read, job.seed)
-        engines[seat] = made[model.path]
-    if job.scorer is not None:
-        engines[SCORER] = _build_scorer(job.scorer, config, read)
-    return engines
+        "gpu_memory_utilization": config.gpu_memory_utilization / len(models)})
+    engines = {path: _build_engine(model, share, read, works[0].job.seed)
+               for path, model in models.items()}
+    scoring = {path: _build_scorer(model, config, read) for path, model in scorers.items()}
+    return [{seat: engines[model.path] for seat, model in work.job.models.items()}
+            | ({SCORER: scoring[work.job.scorer.path]} if work.job.scorer else {})
+            for work in works]
 
 
 def read_any(store: Store, manifests: Sequence[Manifest]) -> ReadImage:

@@ -60,8 +60,8 @@ def run_all(store: Store, works: Sequence[PoolWork], engine: EngineConfig,
             on_progress: Progress | None = None) -> list[Manifest]:
     """Make several artifacts with one pool (an engine starts once, not once per artifact).
 
-    All works must seat the same models. Each artifact is published as soon as its last shard is
-    there. Raises as `run_programs` does.
+    A model that several works seat is loaded once. Each artifact is published as soon as its last
+    shard is there. Raises as `run_programs` does.
     """
     _check(works, engine)
     artifacts = [_Artifact(store, work, engine) for work in works]
@@ -69,6 +69,8 @@ def run_all(store: Store, works: Sequence[PoolWork], engine: EngineConfig,
     digests = [artifact.inputs_digest for artifact in artifacts]
     _forget_last_words(store, works)
     for result in _play(store, works, digests, engine, _missing(artifacts)):
+        if result["refusal"]:
+            raise ConfigError(result["refusal"])
         artifacts[result["work"]].add(Shard.model_validate_json(result["shard"]))
         if on_progress is not None:
             on_progress(total - len(_missing(artifacts)), total)
@@ -123,8 +125,6 @@ def _check(works: Sequence[PoolWork], engine: EngineConfig) -> None:
         job = work.job
         if "" not in job.models:
             raise ConfigError(f"job {job.stage!r} has no model for the default seat ''")
-        if (job.models, job.scorer) != (works[0].job.models, works[0].job.scorer):
-            raise ConfigError("works that share a pool must seat the same models")
         for model in job.models.values():
             is_here = model.path.startswith(SCHEME) or Path(model.path).exists()
             if engine.kind != "endpoint" and not is_here:

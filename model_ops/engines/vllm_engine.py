@@ -2,11 +2,12 @@
 
 Its one idea: the driver's calls go straight into vLLM's own step loop (`add_request`, `step`), so a
 reply is available in the step in which its last token was sampled. Images carry their id as cache
-key, so an image is preprocessed once and its prompt prefix is computed once per actor.
+key, so an image is preprocessed once (`processed`) and its prompt prefix computed once per actor.
 """
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from model_ops.engines.chat import ChatRenderer
 from model_ops.engines.choosing import Choosing
 from model_ops.engines.driver import Result
 from model_ops.engines.pictures import PictureMemory, ReadImage
+from model_ops.engines.processed import ProcessedImages
 from model_ops.programs.calls import Call, Generate, Reply, Sample
 from schemas.config import EngineConfig
 from schemas.errors import DropError, EngineError, FlywheelError
@@ -46,6 +48,7 @@ class VllmEngine:
         try:
             self._engine = _start(path, config, dtype, seed)
             self._chat = ChatRenderer(path)
+            self._processed = ProcessedImages(self._render)
         except Exception as error:
             raise EngineError(f"vLLM cannot start on {path}: {_brief(error)}; see `flywheel "
                               f"doctor`, and engine.max_model_len / gpu_memory_utilization / "
@@ -95,17 +98,22 @@ class VllmEngine:
         self._asked[request_id] = asked
 
     def _process(self, call: Generate, prompt_ids: list[int]) -> Any:
-        """Expand the image placeholders: vLLM's own multi-modal processor, cached by image id."""
-        prompt: dict[str, Any] = {"prompt_token_ids": prompt_ids}
-        if call.images:
-            prompt["multi_modal_data"] = {
-                "image": [self._pictures.picture(ref, call.look) for ref in call.images]}
-            prompt["multi_modal_uuids"] = {
-                "image": [f"{ref.image_id}{call.look}" for ref in call.images]}
-        (inputs,) = self._engine.renderer.render_cmpl([prompt])
+        """What the engine takes: image placeholders expanded, pictures preprocessed."""
+        keys = tuple(f"{ref.image_id}{call.look}" for ref in call.images)
+        inputs = self._processed.inputs(prompt_ids, keys, lambda: [
+            self._pictures.picture(ref, call.look) for ref in call.images])
         length = len(inputs["prompt_token_ids"])
         if length >= self._max_len:
             raise DropError("context_overflow", f"{length} prompt tokens, {self._max_len} allowed")
+        return inputs
+
+    def _render(self, prompt_ids: list[int], keys: Sequence[str], pictures: list[Any]) -> Any:
+        """vLLM's own processing of one prompt; *keys* name the pictures in its caches."""
+        prompt: dict[str, Any] = {"prompt_token_ids": prompt_ids}
+        if pictures:
+            prompt["multi_modal_data"] = {"image": pictures}
+            prompt["multi_modal_uuids"] = {"image": list(keys)}
+        (inputs,) = self._engine.renderer.render_cmpl([prompt])
         return inputs
 
     def _result(self, output: Any) -> Result | None:

@@ -47,6 +47,7 @@ class RecordingEngine(VllmEngine):
         """Make every cache cold, vLLM's and ours, so that no run profits from the one before."""
         self.sent = []
         self._pictures = PictureMemory(*self._memory)
+        self._processed.forget()
         for cache in (self._chat._render, self._chat._prompt_ids, self._chat._choices):
             cache.cache_clear()
         self._forget_vllm()

@@ -13,7 +13,7 @@ from model_ops.programs.context import JobContext
 from model_ops.programs.registry import ProgramKind
 from schemas.artifacts import publish, read_shard, write_shard
 from schemas.config import ImagesConfig
-from schemas.errors import DropError, EngineError
+from schemas.errors import ConfigError, DropError, EngineError
 from schemas.manifest import Manifest
 from schemas.rows import ImageRef, ImageRow, ItemRow, QuestionRow
 from schemas.store import Store
@@ -27,6 +27,7 @@ class Settings(BaseModel):
 
     calls: int = 3
     trouble: bool = False
+    misconfigured: bool = False
 
 
 def ask(text: str, sampling: Sampling | None = None, seat: str = "",
@@ -40,6 +41,8 @@ def ask(text: str, sampling: Sampling | None = None, seat: str = "",
 def converse(item: QuestionRow, context: JobContext[Settings]) -> Program[ItemRow]:
     """Ask as often as the settings say; with `trouble`, every tenth item cannot be played."""
     number = int(item.row_id[1:])
+    if context.settings.misconfigured:
+        raise ConfigError("no such prompt: add it")
     if context.settings.trouble and number % 10 == 3:
         raise DropError("unlucky", f"item {number}")
     if context.settings.trouble and number % 10 == 7:
@@ -64,6 +67,11 @@ def answer(call: Call, seed: int) -> str:
     assert isinstance(call, Generate)
     choices = call.sampling.choices
     return random.Random(seed).choice(choices or ("red", "blue", "green"))
+
+
+def answer_maybe(call: Call, seed: int) -> str:
+    """Another model: it never commits itself."""
+    return "maybe"
 
 
 def answer_slowly(call: Call, seed: int) -> str:

@@ -28,6 +28,6 @@ def test_different_models_of_an_actor_share_the_gpu(
                      models=seats)
     images = Manifest(kind="images", prefix="images", inputs_digest="i")
     work = PoolWork(Manifest(kind="questions", prefix="q", inputs_digest="q"), images, job, "out")
-    engines = player.build_engines(local_store, [work], EngineConfig(gpu_memory_utilization=0.9))
+    (engines,) = player.build_seats(local_store, [work], EngineConfig(gpu_memory_utilization=0.9))
     assert shares == [pytest.approx(share)] * len(set(paths))
     assert set(engines) == set(seats)

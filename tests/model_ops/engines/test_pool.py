@@ -93,6 +93,24 @@ def test_several_artifacts_share_one_pool(store: Store) -> None:
     assert len(rows_of(store, first)) == len(rows_of(store, second)) == 20
 
 
+def test_works_with_different_models_share_one_pool(store: Store) -> None:
+    images = collection(store)
+    items = questions(store, images, 12, 4)
+    works = [PoolWork(items, images, job(answer), f"out-{answer}")
+             for answer in ("answer", "answer_maybe")]
+    sure, unsure = run_all(store, works, ENGINE)
+    assert {row.reply for row in rows_of(store, unsure)} == {"maybe maybe maybe"}
+    assert not any("maybe" in row.reply for row in rows_of(store, sure))
+
+
+def test_a_wrong_configuration_ends_the_run_as_what_it_is(store: Store) -> None:
+    images = collection(store)
+    items = questions(store, images, 12, 4)
+    with pytest.raises(ConfigError, match="no such prompt: add it"):
+        run_programs(store, items, images, job(misconfigured=True), ENGINE, "out")
+    assert not store.exists("out/engine_error.txt")  # the actor did not die of it
+
+
 def test_a_killed_actor_is_replaced_without_lost_or_double_rows(
         store: Store, calls_log: Path) -> None:
     images = collection(store)

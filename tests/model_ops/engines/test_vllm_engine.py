@@ -117,6 +117,22 @@ def test_greedy_replies_are_the_same_alone_and_in_a_crowd(engine: VllmEngine) ->
     assert crowd[0].samples[0].logprob == pytest.approx(alone.samples[0].logprob, abs=1e-3)
 
 
+@pytest.mark.parametrize("names", [("a",), ("a", "b", "a")])
+def test_a_remembered_picture_gives_the_same_prompt(
+    engine: VllmEngine, names: tuple[str, ...]
+) -> None:
+    engine._processed.forget()
+    for text in ("describe the image .", "is there a star ?", "ask a question ."):
+        call = look(*names, text=text)
+        prompt_ids = engine._chat.prompt_ids(call)
+        remembered = engine._process(call, prompt_ids)
+        plain = engine._render(prompt_ids, names, [engine._pictures.picture(ref)
+                                                   for ref in call.images])
+        for part in ("prompt_token_ids", "mm_hashes", "mm_placeholders"):
+            assert remembered[part] == plain[part]
+    assert len(engine._processed._held) == 1
+
+
 def test_several_samples_and_stop_words(engine: VllmEngine) -> None:
     sampling = Sampling(temperature=1.5, max_tokens=12, num_samples=3, stop=(" a",))
     reply = reply_to(engine, look("a", text="describe the image .", sampling=sampling))
