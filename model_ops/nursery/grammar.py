@@ -26,9 +26,9 @@ _PROMPT_WORDS = (
     "describe image ask question does this fit answer or guess which "
     "first second third fourth none both"
 )
-_SPARE_WORDS = (
-    "good bad better not and but it can cannot tell see more move help me us unclear wait "
-    "spare0 spare1 spare2 spare3 spare4 spare5 spare6 spare7"
+_ENGAGING_WORDS = (
+    "good bad that not and but it can cannot tell see do move help me best unclear wait "
+    "nice than mine yours for you like bigger"
 )
 WORDS: tuple[str, ...] = (
     *_FUNCTION_WORDS.split(),
@@ -39,9 +39,9 @@ WORDS: tuple[str, ...] = (
     *PLURALS,
     *NUMBERS,
     *_PROMPT_WORDS.split(),
-    *_SPARE_WORDS.split(),
+    *_ENGAGING_WORDS.split(),
 )
-"""Every word there is; the last ones are kept for new skills, so that no id ever changes."""
+"""Every word there is. A word's id is its place: a new one takes the place of a word not in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,16 @@ def _matches(found: re.Match[str], things: Sequence[Thing]) -> list[Thing]:
         and asked.get("colour") in (None, thing.colour)
         and asked.get("place") in (None, thing.position)
     ]
+
+
+def describes(word: str, thing: Thing) -> bool:
+    """Whether a word of a noun ("red", "star", "small", "thing") is true of a thing."""
+    return word in ("thing", thing.size, thing.colour, thing.shape)
+
+
+def things_described(noun: str, scene: Scene) -> list[Thing]:
+    """The things that a noun ("small red star", "red thing") describes, in reading order."""
+    return [thing for thing in scene.things if all(describes(w, thing) for w in noun.split())]
 
 
 def _exists(found: re.Match[str], things: Sequence[Thing]) -> str:

@@ -13,14 +13,17 @@ import numpy as np
 
 from model_ops.nursery.architecture import END, PAD, VOCABULARY, encode
 from model_ops.nursery.domains import Domain, Ranges
+from model_ops.nursery.engage import check, obey, review
+from model_ops.nursery.exchange import Exchange
 from model_ops.nursery.grammar import caption, sample_questions
 from model_ops.nursery.packing import pack, pixel_values, rows_right
-from model_ops.nursery.skills import Exchange, fit
+from model_ops.nursery.skills import fit
 from model_ops.nursery.world import family_scenes, render, sample_scene
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, Idefics3ForConditionalGeneration
 
+_MEASURED = {"fit": fit, "follow": obey, "check": check, "review": review}
 _EVALUATION_SEED = 2**50
 """First seed of the scenes that are measured with; training seeds are below 2**44 plus a batch."""
 
@@ -31,7 +34,7 @@ def measure_vlm(
     num_scenes: int,
     ranges: Ranges | None = None,
 ) -> dict[str, float]:
-    """Share of exact answers by kind, over all questions ("vqa"), and of right verdicts ("fit")."""
+    """Share of exact answers by kind, over all questions ("vqa"), and of right replies by skill."""
     rng = random.Random(7)
     right: dict[str, list[bool]] = defaultdict(list)
     for start in range(0, num_scenes, 64):
@@ -41,7 +44,8 @@ def measure_vlm(
         ]
         questions = [sample_questions(scene, rng, 10) for scene in scenes]
         exchanges = [
-            [*(Exchange(q.text, q.answer) for q in asked), *(fit(scene, rng) for _ in range(2))]
+            [*(Exchange(q.text, q.answer) for q in asked),
+             *(skill(scene, rng) for skill in _MEASURED.values() for _ in range(2))]
             for scene, asked in zip(scenes, questions, strict=True)
         ]
         results = iter(rows_right(model, pack([render(scene) for scene in scenes], exchanges)))
@@ -50,7 +54,8 @@ def measure_vlm(
                 good = next(results)
                 right[question.kind].append(good)
                 right["vqa"].append(good)
-            right["fit"] += [next(results), next(results)]
+            for name in _MEASURED:
+                right[name] += [next(results), next(results)]
     return {kind: round(float(np.mean(values)), 4) for kind, values in sorted(right.items())}
 
 

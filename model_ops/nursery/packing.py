@@ -23,7 +23,7 @@ from model_ops.nursery.architecture import (
     encode,
     image_prefix,
 )
-from model_ops.nursery.skills import Exchange
+from model_ops.nursery.exchange import Exchange
 from model_ops.nursery.world import Picture
 
 if TYPE_CHECKING:

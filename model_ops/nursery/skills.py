@@ -6,9 +6,10 @@ changing one means changing the other.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
+from model_ops.nursery import engage
+from model_ops.nursery.exchange import Exchange, Skill
 from model_ops.nursery.grammar import (
     NUMBERS,
     Question,
@@ -29,17 +30,6 @@ from model_ops.nursery.world import (
 DESCRIBE = "describe the image ."
 ASK = "ask a question ."
 ASK_WEIGHTS = {"yesno": 0.45, "attribute": 0.2, "count": 0.15, "position": 0.2}
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """One user text about one image, and what the model should say."""
-
-    user: str
-    completion: str
-
-
-Skill = Callable[[Scene, random.Random], Exchange]
 
 
 def dialog_text(pairs: Sequence[tuple[str, str]]) -> str:
@@ -120,9 +110,20 @@ SKILLS: dict[str, Skill] = {
     "caption": describe,
     "ask": ask,
     "fit": fit,
+    "passive": engage.passive,
+    "follow": engage.follow,
+    "write": engage.write,
+    "check": engage.check,
+    "review": engage.review,
 }
 SHARES: dict[str, int] = {"answer": 10, "caption": 1, "ask": 2, "fit": 3}
-"""How many exchanges of each skill every picture gets in the stage that teaches all."""
+"""How many exchanges of each skill every picture gets in the stage that teaches the dialog."""
+ENGAGING: dict[str, int] = {
+    "answer": 6, "caption": 1, "ask": 1, "fit": 2,
+    "passive": 2, "follow": 5, "write": 2, "check": 3, "review": 2,
+}
+"""The same for the last stages, which teach the contrastive method and keep the rest."""
+FILLERS = ("good", "bad", "and", "but", "that", "wait")
 ANSWERS: dict[str, int] = {"answer": 11, "caption": 1}
 """The same for the stage before it."""
 
@@ -132,3 +133,15 @@ def sample_exchanges(
 ) -> list[Exchange]:
     """Exchanges about one scene, as many of each skill as `shares` says."""
     return [SKILLS[name](scene, rng) for name, num in shares.items() for _ in range(num)]
+
+
+def with_fillers(exchanges: Sequence[Exchange], rng: random.Random) -> list[Exchange]:
+    """The same exchanges, half of them with a word in front that changes nothing.
+
+    To a real model "good" is a word like others; one that the tiny model never met would upset
+    whatever follows it, and a reward word could not be told from that."""
+    return [
+        Exchange(f"{rng.choice(FILLERS)} {exchange.user}", exchange.completion)
+        if rng.random() < 0.5 else exchange
+        for exchange in exchanges
+    ]

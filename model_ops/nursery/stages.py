@@ -1,7 +1,8 @@
 """The stages of pre-training: what each one trains, on what batches, with which loss.
 
 Found by trial: the vision tower first, by naming what is in each cell; then captions, which
-bind words to cells; then answers, which every other skill rests on; then every skill at once.
+bind words to cells; then answers, which every other skill rests on; then the dialog's skills; then
+the contrastive method's, with all others, at last with words in front that mean nothing.
 The CLIP learns from the same captions, with siblings in the batch as hard negatives. A stage's
 batch is a pure function of (seed, stage, step), so a resumed run sees what an uninterrupted one
 sees.
@@ -15,10 +16,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from model_ops.nursery.architecture import END, PAD, VOCABULARY, encode
+from model_ops.nursery.exchange import Exchange
 from model_ops.nursery.grammar import caption, sentence
 from model_ops.nursery.measure import measure_vlm
 from model_ops.nursery.packing import pack, packed_loss, pixel_values
-from model_ops.nursery.skills import ANSWERS, DESCRIBE, SHARES, Exchange, sample_exchanges
+from model_ops.nursery.skills import (
+    ANSWERS,
+    DESCRIBE,
+    ENGAGING,
+    SHARES,
+    sample_exchanges,
+    with_fillers,
+)
 from model_ops.nursery.world import (
     COLOURS,
     SHAPES,
@@ -64,7 +73,7 @@ class Stage:
 def vlm_stages(
     model: "Idefics3ForConditionalGeneration", heads: "nn.ModuleList", steps: int
 ) -> Iterator[Stage]:
-    """The VLM's stages; answers and skills, the long ones, have `steps` steps together."""
+    """The VLM's stages: answers and skills have `steps` steps together, the last two a third."""
 
     def measure() -> dict[str, float]:
         return measure_vlm(model, "home", 64)
@@ -75,11 +84,20 @@ def vlm_stages(
     def skills(scenes: list[Scene], rng: random.Random) -> "Tensor":
         return skills_loss(model, scenes, rng, SHARES)
 
+    def engaging(scenes: list[Scene], rng: random.Random) -> "Tensor":
+        return skills_loss(model, scenes, rng, ENGAGING)
+
+    def filled(scenes: list[Scene], rng: random.Random) -> "Tensor":
+        exchanges = [with_fillers(sample_exchanges(scene, rng, ENGAGING), rng) for scene in scenes]
+        return packed_loss(model, pack([render(scene) for scene in scenes], exchanges))
+
     yield Stage("cells", 700, 64, 2e-3, lambda scenes, rng: cells_loss(model, heads, scenes))
     yield Stage("captions", 500, 64, 1e-3, lambda scenes, rng: captions_loss(model, scenes))
     first = round(steps * 0.65)
     yield Stage("answers", first, 24, 1.5e-3, answers, measure=measure)
     yield Stage("skills", steps - first, 32, 1e-3, skills, measure=measure)
+    yield Stage("engaging", round(steps * 0.25), 32, 8e-4, engaging, measure=measure)
+    yield Stage("filled", round(steps * 0.075), 32, 6e-4, filled, measure=measure)
 
 
 def clip_stage(model: "CLIPModel", steps: int) -> Stage:

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from model_ops.nursery.architecture import build_processor, build_vlm
+from model_ops.nursery.exchange import Exchange
 from model_ops.nursery.packing import pack, packed_loss, rows_right
-from model_ops.nursery.skills import SHARES, Exchange, sample_exchanges
+from model_ops.nursery.skills import SHARES, sample_exchanges
 from model_ops.nursery.world import Picture, render, sample_scene
 
 pytestmark = pytest.mark.slow

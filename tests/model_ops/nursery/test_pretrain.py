@@ -11,8 +11,8 @@ from PIL import Image
 from model_ops.nursery import pretrain
 from model_ops.nursery.architecture import build_vlm
 from model_ops.nursery.card import read_metrics, write_card
+from model_ops.nursery.exchange import Exchange
 from model_ops.nursery.packing import pack, packed_loss
-from model_ops.nursery.skills import Exchange
 from model_ops.nursery.stages import Stage, build_heads, cell_labels, clip_stage, vlm_stages
 from model_ops.nursery.world import Scene, render, sample_scene
 
@@ -55,9 +55,10 @@ def test_an_interrupted_run_ends_in_the_same_weights(
 
 def test_stages_see_home_only_and_the_same_scenes_for_a_seed() -> None:
     model = build_vlm(1)
-    stages = list(vlm_stages(model, build_heads(1), 10))
-    assert [stage.name for stage in stages] == ["cells", "captions", "answers", "skills"]
-    assert stages[2].steps + stages[3].steps == 10
+    stages = list(vlm_stages(model, build_heads(1), 1000))
+    assert [stage.name for stage in stages] == ["cells", "captions", "answers", "skills",
+                                                "engaging", "filled"]
+    assert [stage.steps for stage in stages[2:]] == [650, 350, 250, 75]
     for stage in [*stages, clip_stage(model, 3)]:
         scenes = stage.scenes(1, 0)
         assert len(scenes) == stage.batch_size
@@ -65,7 +66,7 @@ def test_stages_see_home_only_and_the_same_scenes_for_a_seed() -> None:
         assert scenes == stage.scenes(1, 0) != stage.scenes(1, 1)
 
 
-@pytest.mark.parametrize("index", [0, 2, 3])
+@pytest.mark.parametrize("index", [0, 2, 3, 4, 5])
 def test_each_stage_learns_from_its_loss(index: int) -> None:
     """A few steps on one batch lower the loss of that batch."""
     model, heads = build_vlm(2), build_heads(2)
