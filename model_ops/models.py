@@ -77,6 +77,12 @@ def fetch_model(store: Store, manifest: Manifest) -> Path:
     return folder
 
 
+def reward_word_of(model: Manifest) -> str:
+    """The word that the model has to be asked with (it was trained with objective `crl`, or starts
+    from one that was); "" for all others."""
+    return str(model.config.get("reward_word", ""))
+
+
 def locate_model(uri: str) -> Path:
     """The local folder of an outside model: `nursery://NAME`, a folder, a bucket, or a hub id.
 

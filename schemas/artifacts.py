@@ -3,7 +3,7 @@
     <prefix>/part-00003-<sha12>.parquet             rows, under a name that is their content
     <prefix>/quarantine/part-00003-<sha12>.parquet  what could not be used, each with its reason
     <prefix>/receipts/00003.json                    the shard is complete, made from these inputs
-    <prefix>/README.md                              dataset card (train rows only)
+    <prefix>/README.md                              dataset card (train rows and pairs)
     <prefix>/manifest.json                          written last: the artifact is complete
 
 Its one idea: everything is written in this order under its final name, so a writer killed anywhere
@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas.arrow import rows_to_table, table_to_parquet, table_to_rows
 from schemas.card import dataset_card
-from schemas.checks import check_train_row
+from schemas.checks import check_pair_row, check_train_row, conditioned_by
 from schemas.errors import DropError, StoreError
 from schemas.manifest import Manifest, Shard
-from schemas.rows import QuarantineRow, Row, TrainRow
+from schemas.rows import PairRow, QuarantineRow, Row, TrainRow
 from schemas.store import Store
 
 RowT = TypeVar("RowT", bound=Row)
@@ -54,18 +54,26 @@ def quarantine_row(row: Row, kind: str, error: DropError, source: str = "") -> Q
 
 def check_rows(rows: Sequence[Row], row_type: type[Row]) -> Checked:
     """Split `rows` by the write-time check of their type (types without one pass)."""
-    if not issubclass(row_type, TrainRow):
+    if not issubclass(row_type, TrainRow | PairRow):
         return Checked(list(rows), [])
     passed: list[Row] = []
     quarantined: list[QuarantineRow] = []
     for row in rows:
-        assert isinstance(row, TrainRow)
+        assert isinstance(row, TrainRow | PairRow)
         try:
-            check_train_row(row)
+            _check_row(row)
             passed.append(row)
         except DropError as error:
-            quarantined.append(quarantine_row(row, "train", error, source=row.source_row_id))
+            kind = "train" if isinstance(row, TrainRow) else "pairs"
+            quarantined.append(quarantine_row(row, kind, error, source=row.source_row_id))
     return Checked(passed, quarantined)
+
+
+def _check_row(row: TrainRow | PairRow) -> None:
+    if isinstance(row, PairRow):
+        check_pair_row(row)
+    else:
+        check_train_row(row, reward_words=conditioned_by(row))
 
 
 def write_shard(store: Store, prefix: str, index: int, rows: Sequence[Row], row_type: type[Row],
@@ -73,8 +81,8 @@ def write_shard(store: Store, prefix: str, index: int, rows: Sequence[Row], row_
                 stats: Mapping[str, float] | None = None, inputs_digest: str = "") -> Shard:
     """Write one shard: quarantine and rows first, the receipt last.
 
-    Train rows are checked here (`schemas.checks`): one that fails moves to the quarantine, and the
-    shard's counts say so. The same rows give the same file name and the same bytes.
+    Train rows and pairs are checked here (`schemas.checks`): one that fails moves to the
+    quarantine, and the shard's counts say so. The same rows give the same file name and bytes.
     """
     checked = check_rows(rows, row_type)
     unusable = [*quarantined, *checked.quarantined]
@@ -144,7 +152,7 @@ def publish(store: Store, manifest: Manifest) -> Manifest:
     if present is not None and present.digest == manifest.digest:
         return present
     made = manifest.model_copy(update={"created_at": datetime.now(UTC).isoformat()})
-    if made.kind == "train":
+    if made.kind in ("train", "pairs"):
         store.write_bytes(f"{made.prefix}/README.md", dataset_card(made).encode())
     store.write_bytes(_manifest_path(made.prefix), _json(made))
     return made

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 
 from schemas.errors import DropError
-from schemas.rows import IMAGE, ChatMessage, TrainRow
+from schemas.rows import IMAGE, ChatMessage, PairRow, Picture, TrainRow
 
 ROLES = ("system", "user", "assistant")
 MAX_TOKENS = 32_768
@@ -34,18 +34,55 @@ def check_train_row(row: TrainRow, *, reward_words: Collection[str] = (),
     of prompt and completion text together, counted by `count_tokens` (images not included).
     """
     check_messages(row.prompt, row.completion)
-    placeholders = sum(part.type == IMAGE for message in [*row.prompt, *row.completion]
-                       for part in message.content)
-    if placeholders != len(row.images):
-        raise DropError("placeholder_mismatch",
-                        f"{placeholders} image parts, {len(row.images)} images")
+    check_placeholders([*row.prompt, *row.completion], row.images)
     if not (math.isfinite(row.weight) and row.weight >= 0):
         raise DropError("bad_weight", f"weight {row.weight}")
     check_reward_words(row.completion, reward_words)
-    length = count_tokens(text_of(row.prompt)) + count_tokens(text_of(row.completion))
+    check_length((row.prompt, row.completion), max_tokens, count_tokens)
+    check_pictures(row.images)
+
+
+def check_pair_row(row: PairRow, *, reward_words: Collection[str] = (),
+                   max_tokens: int = MAX_TOKENS,
+                   count_tokens: Callable[[str], int] = count_words) -> None:
+    """Whether TRL can train on the preference pair `row`; `DropError` with the reason if not.
+
+    `reward_words` and `max_tokens` are those of `check_train_row`; each reply is held to them.
+    """
+    for reply in (row.chosen, row.rejected):
+        check_messages(row.prompt, reply)
+        check_placeholders([*row.prompt, *reply], row.images)
+        check_reward_words(reply, reward_words)
+        check_length((row.prompt, reply), max_tokens, count_tokens)
+    check_preference(row.chosen, row.rejected)
+    check_pictures(row.images)
+
+
+def conditioned_by(row: TrainRow) -> tuple[str, ...]:
+    """The reward word of a `crl` row, whose role it is: the last user message starts with it."""
+    asked = [message for message in row.prompt if message.role == "user"]
+    text = text_of(asked[-1:])
+    return (row.role,) if text.startswith(f"{row.role} ") else ()
+
+
+def check_placeholders(messages: Sequence[ChatMessage], images: Sequence[Picture]) -> None:
+    """As many image parts as images."""
+    placeholders = sum(part.type == IMAGE for message in messages for part in message.content)
+    if placeholders != len(images):
+        raise DropError("placeholder_mismatch", f"{placeholders} image parts, {len(images)} images")
+
+
+def check_length(parts: Sequence[Sequence[ChatMessage]], max_tokens: int,
+                 count_tokens: Callable[[str], int]) -> None:
+    """The text of prompt and reply together is within the budget."""
+    length = sum(count_tokens(text_of(messages)) for messages in parts)
     if length > max_tokens:
         raise DropError("too_long", f"{length} tokens, the budget is {max_tokens}")
-    for position, picture in enumerate(row.images):
+
+
+def check_pictures(images: Sequence[Picture]) -> None:
+    """Every image can be decoded."""
+    for position, picture in enumerate(images):
         problem = _decoding_problem(picture.bytes)
         if problem:
             raise DropError("undecodable_image", f"image {position}: {problem}")

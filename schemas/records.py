@@ -4,6 +4,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+LOWER_IS_BETTER = ("_overask", "_parse_error")
+"""How the metrics end that fall when a model gets better."""
+
+
+def is_lower_better(metric: str) -> bool:
+    """Whether the metric of this name falls when a model gets better."""
+    return metric.endswith(LOWER_IS_BETTER)
+
 
 class Record(BaseModel):
     """Base of all records: frozen and closed."""

@@ -153,9 +153,102 @@ class TrainRow(Provenance):
     images: list[Picture]
     weight: float
     role: str
-    """What was said: ask, answer, decide, guess, verdict."""
+    """What was said: ask, answer, decide, guess, verdict; contrastive: the reward word."""
     source_row_id: str
     image_ids: list[str]
+
+
+class SlotRow(Row):
+    """A planned question of the contrastive method: which kind is to be asked about which image.
+
+    `question` is set where it is already known (from a file, or from the nursery's grammar)."""
+
+    row_id: str
+    image: ImageRef
+    question_type: str
+    question: str | None = None
+    seed: int
+
+
+class AskedRow(Provenance):
+    """A question of a kind (`schemas.questions`) about an image; nobody knows its answer."""
+
+    image: ImageRef
+    question_type: str
+    question: str
+    source: str
+    """Who wrote it: `model`, `grammar` or `file`."""
+    type_probability: float | None = None
+    """What the check gave to "it is of this kind"; None where it was not checked."""
+    num_calls: int = 0
+    num_prompt_tokens: int = 0
+    num_output_tokens: int = 0
+    num_image_tokens: int = 0
+
+
+class ImaginedRow(Provenance):
+    """What a model replied to a question under the desired and under the undesired criterion."""
+
+    image: ImageRef
+    question_type: str
+    question: str
+    desired: str
+    undesired: str
+    desired_logprob: float
+    undesired_logprob: float
+    desired_finish: str
+    """Why the reply ended: `stop`, or `length` (cut off)."""
+    undesired_finish: str
+    desired_label: str | None = None
+    """The judge's verdict on `desired` (`schemas.questions.Label`); None: not judged."""
+    undesired_label: str | None = None
+    desired_probability: float | None = None
+    """What the judge gave to "as desired" for `desired`, and for `undesired`."""
+    undesired_probability: float | None = None
+    criteria_version: str
+    """sha256 of the criteria files."""
+    num_calls: int
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_image_tokens: int
+
+
+class PairRow(Provenance):
+    """A preference pair as TRL's DPOTrainer reads it (conversational, vision)."""
+
+    prompt: list[ChatMessage]
+    chosen: list[ChatMessage]
+    rejected: list[ChatMessage]
+    images: list[Picture]
+    role: str
+    """What the pair is about: the question's kind."""
+    source_row_id: str
+    image_ids: list[str]
+    chosen_reward: float | None = None
+    """What preferred it, where that is a number."""
+    rejected_reward: float | None = None
+
+
+class PieRow(Row):
+    """An item of the PIE benchmark. `facts` (nursery) are for the `rules` judge alone."""
+
+    row_id: str
+    image: ImageRef
+    question_type: str
+    question: str
+    domain: str
+    source: str
+    """`regenerated`, or `file` for the authors' own."""
+    facts: str | None = None
+    seed: int
+
+
+class PieReplyRow(PieRow):
+    """An item of PIE with a model's reply and the verdict on it, to be judged again."""
+
+    reply: str
+    label: str
+    """The verdict so far (`schemas.questions.Label`)."""
 
 
 class QuestionRow(Row):

@@ -29,8 +29,10 @@ class Engine(Protocol):
     whatever `step` raises means that the engine is dead.
     """
 
-    determinism: str
-    """`call`: every call is seeded by itself; `engine`: only the engine is."""
+    @property
+    def determinism(self) -> str:
+        """`call`: every call is seeded by itself; `engine`: only the engine is."""
+        ...
 
     def submit(self, call_id: int, call: Call, seed: int | None) -> None:
         """Take a call; its result comes out of a later `step` under *call_id*."""

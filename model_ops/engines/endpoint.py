@@ -20,6 +20,8 @@ from schemas.rows import ImageRef
 
 _TOP_LOGPROBS = 20
 _STEP_SECONDS = 1.0
+BESIDE_SECONDS = 0.01
+"""What a step may wait where a local engine is stepped in turn with this one."""
 _LEAST_FAILURES = 20
 
 
@@ -32,10 +34,12 @@ class EndpointEngine:
 
     determinism = "call"
 
-    def __init__(self, config: EngineConfig, read: ReadImage) -> None:
+    def __init__(self, config: EngineConfig, read: ReadImage,
+                 step_seconds: float = _STEP_SECONDS) -> None:
         from openai import OpenAI
 
         self._config = config
+        self._step_seconds = step_seconds
         self._pictures = PictureMemory(read, config.max_image_pixels)
         self._client: Any = OpenAI(  # Any: our messages and options are built as plain JSON
             base_url=config.base_url, timeout=config.timeout_s, max_retries=config.max_retries,
@@ -52,9 +56,9 @@ class EndpointEngine:
         self._pending[self._threads.submit(self._ask, call, messages, seed)] = call_id
 
     def step(self) -> list[tuple[int, Result]]:
-        """Wait (a second at most) for replies. Raises `EngineError` if the endpoint refuses us,
-        or if so many calls failed in a row that it must be down."""
-        done = wait(self._pending, _STEP_SECONDS, FIRST_COMPLETED).done
+        """Wait (`step_seconds` at most) for replies. Raises `EngineError` if the endpoint refuses
+        us, or if so many calls failed in a row that it must be down."""
+        done = wait(self._pending, self._step_seconds, FIRST_COMPLETED).done
         return [(self._pending.pop(future), self._outcome(future)) for future in done]
 
     def close(self) -> None:

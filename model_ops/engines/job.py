@@ -7,6 +7,7 @@ left to the program.
 import hashlib
 import importlib
 import inspect
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,10 @@ class LocalModel(BaseModel):
     path: str
     digest: str
     dtype: str = "auto"
+    engine: EngineConfig | None = None
+    """An engine of its own instead of the pool's: a judge behind an endpoint."""
+    reward_word: str = ""
+    """What the model is asked with before every question (`engines.conditioned`); "": nothing."""
 
 
 class ProgramJob(BaseModel):
@@ -77,16 +82,27 @@ def inputs_digest(work: PoolWork, engine: EngineConfig) -> str:
     from model_ops.prompts import load_prompts
 
     job = work.job
-    models = {seat: [m.digest, m.dtype] for seat, m in job.models.items()}
+    models = {seat: [m.digest, m.dtype, *filter(None, [m.reward_word])]
+              for seat, m in job.models.items()}
     return digest({
         "job": job.model_dump(mode="json", exclude={"models", "scorer", "settings"}),
-        "settings": find_program(job.program).settings_type.model_validate(
-            job.settings).model_dump(mode="json"),
+        "settings": by_content(find_program(job.program).settings_type.model_validate(
+            job.settings).model_dump(mode="json")),
         "models": models, "scorer": job.scorer.digest if job.scorer else None,
         "items": work.items.digest, "images": work.images.digest,
         "prompts": load_prompts(job.prompts).digest, "engine": shaping(engine),
         "code": code_version(job.program),
     })
+
+
+def by_content(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the criteria set that they name, if they do, replaced by its digest."""
+    from model_ops.criteria import load_criteria
+
+    name = settings.get("criteria")
+    if not isinstance(name, str):
+        return dict(settings)
+    return {**settings, "criteria": load_criteria(name).digest}
 
 
 def shaping(engine: EngineConfig) -> dict[str, Any]:

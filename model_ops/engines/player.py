@@ -13,8 +13,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import cache
 from typing import Any
 
+from model_ops.engines.conditioned import ConditionedEngine
 from model_ops.engines.driver import SCORER, Driver, Engine, Outcome
 from model_ops.engines.job import LocalModel, PoolWork, find_program
 from model_ops.engines.pictures import ReadImage
@@ -237,16 +239,19 @@ class _Clock:
 
 def build_seats(store: Store, works: Sequence[PoolWork],
                 config: EngineConfig) -> list[dict[str, Engine]]:
-    """The engines of each work by seat: one per distinct model; they share the GPU's memory."""
+    """The engines of each work by seat: one per distinct model, asked with its reward word. Those
+    on this machine share the GPU's memory evenly."""
     read = read_any(store, [work.images for work in works])
     models = {model.path: model for work in works for model in work.job.models.values()}
     scorers = {work.job.scorer.path: work.job.scorer for work in works if work.job.scorer}
+    num_here = sum(model.engine is None for model in models.values()) or 1
     share = config.model_copy(update={
-        "gpu_memory_utilization": config.gpu_memory_utilization / len(models)})
+        "gpu_memory_utilization": config.gpu_memory_utilization / num_here})
     engines = {path: _build_engine(model, share, read, works[0].job.seed)
                for path, model in models.items()}
+    asked = cache(lambda path, word: ConditionedEngine(engines[path], word))
     scoring = {path: _build_scorer(model, config, read) for path, model in scorers.items()}
-    return [{seat: engines[model.path] for seat, model in work.job.models.items()}
+    return [{seat: asked(m.path, m.reward_word) for seat, m in work.job.models.items()}
             | ({SCORER: scoring[work.job.scorer.path]} if work.job.scorer else {})
             for work in works]
 
@@ -276,9 +281,11 @@ def read_any(store: Store, manifests: Sequence[Manifest]) -> ReadImage:
 def _build_engine(model: LocalModel, config: EngineConfig, read: Any, seed: int) -> Engine:
     if model.path.startswith(SCHEME):
         return load_scripted(model.path)
-    if config.kind == "endpoint":
-        from model_ops.engines.endpoint import EndpointEngine
+    if (model.engine or config).kind == "endpoint":
+        from model_ops.engines.endpoint import BESIDE_SECONDS, EndpointEngine
 
+        if model.engine is not None:  # another engine must not wait for this one's replies
+            return EndpointEngine(model.engine, read, BESIDE_SECONDS)
         return EndpointEngine(config, read)
     from model_ops.engines.vllm_engine import VllmEngine
 

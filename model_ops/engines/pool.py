@@ -127,7 +127,8 @@ def _check(works: Sequence[PoolWork], engine: EngineConfig) -> None:
             raise ConfigError(f"job {job.stage!r} has no model for the default seat ''")
         for model in job.models.values():
             is_here = model.path.startswith(SCHEME) or Path(model.path).exists()
-            if engine.kind != "endpoint" and not is_here:
+            own = model.engine or engine
+            if own.kind != "endpoint" and not is_here:
                 raise EngineError(f"there is no model at {model.path}: fetch it first")
 
 
@@ -208,6 +209,12 @@ def _with_last_words(store: Store, works: Sequence[PoolWork], error: EngineError
     return EngineError(f"{error}; the engine's last words: {words}")
 
 
+def _kind_of(row_type: type) -> str:
+    """`transcripts` for a `TranscriptRow`; what is a participle stays as it is: `asked`."""
+    name = row_type.__name__.removesuffix("Row").lower()
+    return name if name.endswith("ed") else name + "s"
+
+
 def _manifest(work: PoolWork, inputs_digest: str, engine: EngineConfig, shards: list[Shard],
               wall_seconds: float) -> Manifest:
     kind = find_program(work.job.program)
@@ -224,7 +231,7 @@ def _manifest(work: PoolWork, inputs_digest: str, engine: EngineConfig, shards: 
     num_in = sum(shard.num_rows for shard in work.items.shards)
     num_out = sum(shard.num_rows for shard in shards)
     return Manifest(
-        kind=kind.row_type.__name__.removesuffix("Row").lower() + "s", prefix=work.prefix,
+        kind=_kind_of(kind.row_type), prefix=work.prefix,
         inputs_digest=inputs_digest, shards=shards,
         parents={"items": work.items.digest, "images": work.images.digest,
                  **{f"model:{seat}": m.digest for seat, m in work.job.models.items()}},

@@ -51,6 +51,9 @@ class Generate:
     prefix: str = ""
     seat: str = ""
     look: str = ""
+    reward: str | None = None
+    """The reward word before the last user message's text: None as the model's manifest says, ""
+    none, else this word (methods/contrastive_macaroon.md, section 4.1)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,25 @@ from typing import Any
 from pydantic import BaseModel
 
 from model_ops.benchmarks.game import GameBenchmark, play_item
+from model_ops.benchmarks.pie import PieBenchmark, answer_and_judge, judge_again
 from model_ops.benchmarks.vqa import VqaBenchmark, answer_item
+from model_ops.programs.asking import AskSettings, ask_question
 from model_ops.programs.calls import Program
 from model_ops.programs.dialog import play
-from schemas.config import DialogPlayConfig
-from schemas.rows import GameRow, ItemRow, QuestionRow, Row, TranscriptRow
+from model_ops.programs.imagining import imagine
+from schemas.config import DialogPlayConfig, ImagineConfig
+from schemas.rows import (
+    AskedRow,
+    GameRow,
+    ImaginedRow,
+    ItemRow,
+    PieReplyRow,
+    PieRow,
+    QuestionRow,
+    Row,
+    SlotRow,
+    TranscriptRow,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,5 +41,9 @@ class ProgramKind:
 PROGRAMS: Mapping[str, ProgramKind] = {
     "dialog": ProgramKind(play, GameRow, TranscriptRow, DialogPlayConfig),
     "game_benchmark": ProgramKind(play_item, GameRow, ItemRow, GameBenchmark),
+    "ask_question": ProgramKind(ask_question, SlotRow, AskedRow, AskSettings),
+    "imagine": ProgramKind(imagine, AskedRow, ImaginedRow, ImagineConfig),
+    "pie": ProgramKind(answer_and_judge, PieRow, ItemRow, PieBenchmark),
+    "pie_judge": ProgramKind(judge_again, PieReplyRow, ItemRow, PieBenchmark),
     "vqa": ProgramKind(answer_item, QuestionRow, ItemRow, VqaBenchmark),
 }

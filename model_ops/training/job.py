@@ -1,6 +1,6 @@
 """What a training job is, and what the code that runs it offers to an objective.
 
-Its one idea: an objective (`sft`; later `crl`, `dpo`, `grpo`) is a function `fit(job, session)`
+Its one idea: an objective (`sft`, `crl`, `dpo`; later `grpo`) is a function `fit(job, session)`
 that knows TRL and nothing of Ray, stores of checkpoints or restarts; `launch` knows those and
 nothing of losses.
 """
@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from schemas.config import ModelConfig, SftConfig
+from schemas.config import CrlConfig, DpoConfig, ModelConfig, SftConfig
 from schemas.manifest import Manifest, digest
 from schemas.store import Store
 
 CODE_VERSION = 1
 """Raise it when a change of this package makes the same inputs give another model."""
+
+ObjectiveConfig = SftConfig | CrlConfig | DpoConfig
+"""How to train: the class says by which objective."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +30,30 @@ class TrainJob:
     rows: tuple[Manifest, ...]
     """Oldest round first; the last one is this round's."""
     start: Manifest
-    config: SftConfig
+    config: ObjectiveConfig
     model: ModelConfig
     prefix: str
     seed: int
+    reward_word: str = ""
+    """What the published model has to be asked with, "" for nothing. With `crl` the rows' prompts
+    have their words; with the others the collators put this one in."""
+    mix: Manifest | None = None
+    """General data, learnt from beside this round's rows."""
 
     @property
     def inputs_digest(self) -> str:
         """Identity of everything that shapes the trained model."""
         return digest([CODE_VERSION, self.config.model_dump(mode="json"), self.model.dtype,
-                       [m.digest for m in self.rows], self.start.digest, self.seed])
+                       [m.digest for m in self.rows], self.start.digest, self.seed,
+                       *filter(None, [self.reward_word, self.mix and self.mix.digest])])
 
     @property
     def parents(self) -> dict[str, str]:
         """Name of each input -> its digest."""
         rows = {f"train{position or ''}": m.digest
                 for position, m in enumerate(reversed(self.rows))}
-        return {"start": self.start.digest, **rows}
+        mix = {"mix": self.mix.digest} if self.mix else {}
+        return {"start": self.start.digest, **rows, **mix}
 
 
 class Step(NamedTuple):
@@ -56,6 +66,10 @@ class Step(NamedTuple):
     learning_rate: float
     grad_norm: float
     rows_per_second: float
+    reward_accuracy: float | None = None
+    """`dpo`: share of pairs whose chosen reply has the higher implicit reward."""
+    reward_margin: float | None = None
+    """`dpo`: beta * (log-ratio of the chosen reply - log-ratio of the rejected one)."""
 
 
 class Fitted(NamedTuple):

@@ -2,7 +2,8 @@
 
 Its one idea: Ray Train owns restarts. Checkpoints lie at a place that is named by the job's inputs,
 so both a worker killed mid-way and the whole command started again continue from the last one; the
-place goes when the model is published. Losses and TRL are left to the objectives (`sft`).
+place goes when the model is published. Losses and TRL are left to the objectives (`sft`, `crl`,
+`dpo`).
 """
 
 import json
@@ -17,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_ops.engines.cluster import connect
-from model_ops.models import publish_model
-from model_ops.training.job import Fitted, Session, Step, TrainJob
+from model_ops.models import publish_model, reward_word_of
+from model_ops.training.job import Fitted, ObjectiveConfig, Session, Step, TrainJob
 from schemas.artifacts import find_manifest
-from schemas.config import ModelConfig, SftConfig
-from schemas.errors import FlywheelError, StoreError, TrainingError
+from schemas.config import ModelConfig, TrainConfig
+from schemas.errors import ConfigError, FlywheelError, StoreError, TrainingError
 from schemas.manifest import Manifest
 from schemas.store import Store
 
@@ -45,16 +46,23 @@ _LOG_SECONDS = 2.0
 _POLL_SECONDS = 0.5
 
 
-def train(store: Store, rows: Sequence[Manifest], start: Manifest, config: SftConfig, prefix: str,
-          seed: int, model: ModelConfig, on_progress: Progress | None = None) -> Manifest:
+def train(store: Store, rows: Sequence[Manifest], start: Manifest, config: ObjectiveConfig,
+          prefix: str, seed: int, model: ModelConfig, on_progress: Progress | None = None,
+          reward_word: str | None = None, mix: Manifest | None = None) -> Manifest:
     """Fine-tune `start` on `rows` and publish the model at `prefix`; returns its manifest.
 
     `rows` are train manifests, oldest round first and this round's last (see `rows.choose_rows`
-    for what `config.replay` and `config.max_rows` do with them). Done already for the same inputs:
-    returns at once. Interrupted before: continues from the last checkpoint. `metrics.jsonl` beside
-    the model has one line per hundredth of the training. Raises `TrainingError`.
+    for what `config.replay` and `config.max_rows` do with them); `mix` is general data beside this
+    round's. `reward_word` is what the new model has to be asked with: its manifest says it (None:
+    as the start model; objective `crl` needs one). Done already for the same inputs: returns at
+    once. Interrupted before: continues from the last checkpoint. `metrics.jsonl` beside the model
+    has one line per hundredth of the training. Raises `TrainingError`.
     """
-    job = TrainJob(store, tuple(rows), start, config, model, prefix, seed)
+    word = reward_word_of(start) if reward_word is None else reward_word
+    if config.objective == "crl" and reward_word is None and not word:
+        raise ConfigError(f"{prefix}: objective 'crl' publishes a model that is asked with a "
+                          f"reward word: pass the stage's (reward_words.good)")
+    job = TrainJob(store, tuple(rows), start, config, model, prefix, seed, word, mix)
     done = find_manifest(store, prefix, job.inputs_digest)
     if done is None:
         if not sum(m.num_rows for m in job.rows):
@@ -129,11 +137,9 @@ def _work(settings: dict[str, Any]) -> Manifest | FlywheelError | None:
     job: TrainJob = settings["job"]
     started = time.monotonic()
     try:
-        from model_ops.training import sft
-
         _use_cpus(job.config)
         with tempfile.TemporaryDirectory(dir=_scratch_place(job), prefix="worker-") as scratch:
-            fitted = sft.fit(job, RaySession(job, Path(scratch)))
+            fitted = _objective(job)(job, RaySession(job, Path(scratch)))
             return _publish(job, fitted, time.monotonic() - started)
     except FlywheelError as error:
         if os.environ.get("RANK", "0") != "0":
@@ -141,7 +147,13 @@ def _work(settings: dict[str, Any]) -> Manifest | FlywheelError | None:
         return error
 
 
-def _use_cpus(config: SftConfig) -> None:
+def _objective(job: TrainJob) -> Callable[[TrainJob, Session], Fitted]:
+    from model_ops.training import crl, dpo, sft
+
+    return {"sft": sft.fit, "crl": crl.fit, "dpo": dpo.fit}[job.config.objective]
+
+
+def _use_cpus(config: TrainConfig) -> None:
     import torch
 
     if not config.use_gpu:
@@ -151,8 +163,10 @@ def _use_cpus(config: SftConfig) -> None:
 def _publish(job: TrainJob, fitted: Fitted, seconds: float) -> Manifest | None:
     if fitted.folder is None:
         return None
+    asked = {"reward_word": job.reward_word} if job.reward_word else {}
     return publish_model(job.store, fitted.folder, job.prefix, job.inputs_digest, job.parents,
-                         config={"train": job.config.model_dump(mode="json"), "seed": job.seed},
+                         config={"train": job.config.model_dump(mode="json"), "seed": job.seed,
+                                 **asked},
                          stats=fitted.stats | {"seconds": seconds})
 
 
@@ -189,8 +203,14 @@ class RaySession(Session):
         now = time.monotonic()
         if last or now - self._logged_at >= _LOG_SECONDS:
             self._logged_at = now
-            lines = "".join(json.dumps(step._asdict()) + "\n" for step in steps)
+            lines = "".join(_line(step) for step in steps)
             self._job.store.write_bytes(metrics_path(self._job.prefix), lines.encode())
+
+
+def _line(step: Step) -> str:
+    """What an objective does not have is left out."""
+    return json.dumps({name: value for name, value in step._asdict().items()
+                       if value is not None}) + "\n"
 
 
 def metrics_path(prefix: str) -> str:

@@ -5,29 +5,55 @@ decides whether a stage's finished work may be reused (see `schemas.manifest`).
 """
 
 from schemas.config.base import Config, EngineConfig, ImagesConfig, ModelConfig
+from schemas.config.contrastive import (
+    ContrastiveStage,
+    ImagineConfig,
+    MixConfig,
+    PairCurationConfig,
+    QuestionsConfig,
+    RewardWords,
+)
 from schemas.config.dialog import (
     DialogCurationConfig,
     DialogPlayConfig,
     DialogStage,
     GroupingConfig,
 )
-from schemas.config.measuring import BenchmarkConfig, EvaluationConfig, GatePolicy
-from schemas.config.run import RunConfig, StopRule
-from schemas.config.training import SftConfig
+from schemas.config.measuring import (
+    BenchmarkConfig,
+    EvaluationConfig,
+    GatePolicy,
+    JudgeConfig,
+    PieConfig,
+)
+from schemas.config.run import RunConfig, Stage, StopRule
+from schemas.config.training import CrlConfig, DpoConfig, SftConfig, TrainConfig
 
 __all__ = [
     "BenchmarkConfig",
     "Config",
+    "ContrastiveStage",
+    "CrlConfig",
     "DialogCurationConfig",
     "DialogPlayConfig",
     "DialogStage",
+    "DpoConfig",
     "EngineConfig",
     "EvaluationConfig",
     "GatePolicy",
     "GroupingConfig",
     "ImagesConfig",
+    "ImagineConfig",
+    "JudgeConfig",
+    "MixConfig",
     "ModelConfig",
+    "PairCurationConfig",
+    "PieConfig",
+    "QuestionsConfig",
+    "RewardWords",
     "RunConfig",
     "SftConfig",
+    "Stage",
     "StopRule",
+    "TrainConfig",
 ]

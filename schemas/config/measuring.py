@@ -6,19 +6,73 @@ from pydantic import Field, model_validator
 
 from schemas.config.base import Config, ImagesConfig
 from schemas.config.dialog import DialogPlayConfig, GroupingConfig, check_turn_limit
+from schemas.records import is_lower_better
+
+
+class JudgeConfig(Config):
+    """Who judges replies, with the kind's rubric at temperature 0."""
+
+    kind: Literal["rules", "vlm", "endpoint"] = "rules"
+    """`rules`: from the nursery's facts; `vlm`: a local model in the same pool; `endpoint`: an
+    OpenAI-compatible URL."""
+    model: str | None = None
+    """`vlm`: a folder, bucket or hub id (null: the base model, the same for all models)."""
+    base_url: str | None = None
+    """`endpoint`: its URL."""
+    model_name: str | None = None
+    """`endpoint`: its name of the model."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """`endpoint`: environment variable that holds the key."""
+    timeout_s: float = Field(default=60, gt=0)
+    """`endpoint`: seconds after which a call counts as failed."""
+    max_retries: int = Field(default=3, ge=0)
+    """`endpoint`: further tries of a failed call; then the item is quarantined."""
+
+    @model_validator(mode="after")
+    def _endpoint_is_complete(self) -> "JudgeConfig":
+        if self.kind == "endpoint" and not (self.base_url and self.model_name):
+            raise ValueError("judge.kind 'endpoint' needs judge.base_url and judge.model_name")
+        return self
+
+
+class PieConfig(Config):
+    """The benchmark `pie` (methods/contrastive_macaroon.md, section 2)."""
+
+    judge: JudgeConfig = JudgeConfig()
+    """Who judges."""
+    criteria: str = "default"
+    """The criteria set: its rubrics, and the instructions of the `prompted` variant."""
+    num_clear: int = Field(default=300, ge=0)
+    """`Clear` questions beside the odd ones: how often is a plain question not simply answered?"""
+    reward: Literal["model", "good", "none", "bad"] = "model"
+    """The reward word before each question: what the model's manifest says (`model`), or this."""
+    prompted: bool = False
+    """Put the desired criterion into the prompt: the baseline without any training."""
+    questions_uri: str | None = None
+    """The authors' `evaluation_data.jsonl` (`Image ID`, `Question`, `Question Type`), or yours;
+    without it the set is regenerated from `images`."""
+    max_tokens: int = Field(default=1024, ge=1)
+    """Longest reply."""
+
+    @property
+    def variant(self) -> str:
+        """Part of the names: "" for the main run, else `good`, `none`, `bad`, `prompted`."""
+        parts = ["" if self.reward == "model" else self.reward, "prompted" * self.prompted]
+        return "-".join(part for part in parts if part)
 
 
 class BenchmarkConfig(Config):
     """One benchmark."""
 
-    kind: Literal["game", "vqa"]
-    """`game`: held-out games; `vqa`: questions with known answers."""
+    kind: Literal["game", "vqa", "pie"]
+    """`game`: held-out games; `vqa`: questions with known answers; `pie`: odd questions and clear
+    ones, judged by whether the model engages (MACAROON's benchmark)."""
     images: ImagesConfig
     """Held-out images. An image that a training game used is refused."""
     domain: str = "field"
     """Prefix of the metric names."""
     num_items: int = Field(default=1000, ge=1)
-    """Games or questions."""
+    """Games or questions (`pie`: odd ones, in equal shares; the authors' set has 853)."""
     num_images: int = Field(default=4, ge=2)
     """`game`: images per game."""
     questions_uri: str | None = None
@@ -30,6 +84,8 @@ class BenchmarkConfig(Config):
     """`game`: the rules."""
     grouping: GroupingConfig = GroupingConfig()
     """`game`: how images become games."""
+    pie: PieConfig = PieConfig()
+    """`pie`: what is asked and who judges."""
     cross_play: bool = False
     """`game`: the candidate describes, the champion guesses: gains that vanish with an older
     partner are a private code. The metric is `<domain>/game<N>_crossplay`."""
@@ -39,7 +95,8 @@ class BenchmarkConfig(Config):
         """Name of the benchmark's folder, for example `field-game4`."""
         size = str(self.num_images) if self.kind == "game" else ""
         cross = "-cross" if self.cross_play else ""
-        return f"{self.domain}-{self.kind}{size}{cross}"
+        variant = f"-{self.pie.variant}" if self.kind == "pie" and self.pie.variant else ""
+        return f"{self.domain}-{self.kind}{size}{cross}{variant}"
 
     @model_validator(mode="after")
     def _has_a_turn_limit(self) -> "BenchmarkConfig":
@@ -80,3 +137,11 @@ class GatePolicy(Config):
     `guards` allows would add up."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """Confidence of the intervals."""
+
+    @model_validator(mode="after")
+    def _figures_must_rise(self) -> "GatePolicy":
+        named = (self.primary, *self.guards, *self.base_guards)
+        if falling := [name for name in named if is_lower_better(name)]:
+            raise ValueError(f"{', '.join(falling)} falls when a model gets better: the gate takes "
+                             f"figures that rise (for over-asking: `<domain>/pie_clear`)")
+        return self

@@ -1,12 +1,16 @@
 """A whole run: everything that the other files describe, and when it ends."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from schemas.config.base import Config, EngineConfig, ImagesConfig, ModelConfig
+from schemas.config.contrastive import ContrastiveStage
 from schemas.config.dialog import DialogStage
 from schemas.config.measuring import EvaluationConfig, GatePolicy
+
+Stage = Annotated[DialogStage | ContrastiveStage, Field(discriminator="method")]
+"""One method with its settings; `method` says which."""
 
 
 class StopRule(Config):
@@ -33,7 +37,7 @@ class RunConfig(Config):
     """The unlabelled images."""
     engine: EngineConfig = EngineConfig()
     """How model calls are answered."""
-    stages: list[DialogStage] = [DialogStage()]
+    stages: list[Stage] = [DialogStage()]
     """The stages of a round, in order."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """What is measured."""
@@ -53,9 +57,18 @@ class RunConfig(Config):
     lease_minutes: float = Field(default=10, gt=0)
     """A lock that was not renewed for so long may be taken over."""
 
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _dialog_is_the_default(cls, stages: Any) -> Any:
+        """A stage that does not name its method is a dialog stage."""
+        if not isinstance(stages, list):
+            return stages
+        return [{"method": "dialog", **stage} if isinstance(stage, dict) else stage
+                for stage in stages]
+
     @model_validator(mode="after")
     def _nursery_prompts_have_no_joint_mode(self) -> "RunConfig":
-        plays = [stage.play for stage in self.stages]
+        plays = [stage.play for stage in self.stages if stage.method == "dialog"]
         plays += [b.play for b in self.evaluation.benchmarks if b.kind == "game"]
         if self.model.prompts == "nursery" and any(play.guesser == "joint" for play in plays):
             raise ValueError("the prompt set 'nursery' shows one image at a time: set "

@@ -1,29 +1,48 @@
 """How a model is fine-tuned: one model per objective."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.config.base import Config
 
+PAPER_CRL: dict[str, Any] = {
+    "adapter": "lora", "lora_r": 16, "lora_alpha": 16, "lora_dropout": 0.1,
+    "lora_targets": r".*\.(q|k|v)_proj", "learning_rate": 1e-4, "weight_decay": 0.01,
+    "warmup_steps": 100, "max_grad_norm": None, "batch_size": 1, "gradient_accumulation": 64,
+    "epochs": 1, "max_steps": 312, "freeze_vision": False,
+}
+"""methods/contrastive_macaroon.md, section 4.1: 20,000 rows of batch 1 in steps of 64."""
+PAPER_DPO: dict[str, Any] = {
+    "beta": 0.1, "loss_types": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0],
+    "learning_rate": 5e-5, "batch_size": 1, "gradient_accumulation": 128, "epochs": 1,
+}
+"""Section 4.2, with LoRA instead of the last ten layers (a fair comparison at CRL's budget)."""
 
-class SftConfig(Config):
-    """Supervised fine-tuning with TRL (training/sft.py)."""
 
-    objective: Literal["sft"] = "sft"
-    """The training objective."""
+class TrainConfig(Config):
+    """What all objectives share."""
+
     adapter: Literal["lora", "full"] = "lora"
     """Train a LoRA adapter (published merged) or all weights."""
     lora_r: int = Field(default=32, ge=1)
     """LoRA rank."""
     lora_alpha: int = Field(default=64, ge=1)
     """LoRA scale."""
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """LoRA dropout while training."""
     lora_targets: str = r".*(language_model|text_model).*\.(q|k|v|o|gate|up|down)_proj"
     """Regular expression of the modules that get an adapter."""
     learning_rate: float = Field(default=1e-4, gt=0)
     """Peak learning rate."""
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     """Share of steps with rising learning rate."""
+    warmup_steps: int | None = Field(default=None, ge=1)
+    """Steps with rising learning rate, instead of `warmup_ratio`."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's weight decay."""
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    """Clip gradients to this norm; null: never."""
     epochs: float = Field(default=1, gt=0)
     """Passes over the rows."""
     max_steps: int | None = Field(default=None, ge=1)
@@ -50,3 +69,59 @@ class SftConfig(Config):
     """Trade compute for memory."""
     mixed_precision: Literal["auto", "off"] = "auto"
     """`auto`: matrix products in bfloat16 where the processor has them; weights keep their type."""
+
+
+class SftConfig(TrainConfig):
+    """Supervised fine-tuning with TRL (training/sft.py)."""
+
+    objective: Literal["sft"] = "sft"
+    """The training objective."""
+
+
+class CrlConfig(TrainConfig):
+    """Conditional RL: a reward word in the prompt, both good and bad replies learnt
+    (training/crl.py)."""
+
+    objective: Literal["crl"] = "crl"
+    """The training objective."""
+    preset: Literal["fixed", "paper"] = "fixed"
+    """`paper`: the reference code's settings, literally; `fixed`: without its defects. What is
+    written beside it goes before the preset."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: Any) -> Any:
+        return _with_preset(given, PAPER_CRL)
+
+
+class DpoConfig(TrainConfig):
+    """Direct preference optimisation with TRL (training/dpo.py)."""
+
+    objective: Literal["dpo"] = "dpo"
+    """The training objective."""
+    preset: Literal["fixed", "paper"] = "fixed"
+    """`paper`: DPO plus SFT on the chosen reply, as the MACAROON baseline; `fixed`: DPO alone."""
+    beta: float = Field(default=0.1, gt=0)
+    """How far the model may go from the reference."""
+    loss_types: list[Literal["sigmoid", "sft", "ipo", "hinge"]] = ["sigmoid"]
+    """TRL's loss types, added up."""
+    loss_weights: list[float] | None = None
+    """A weight for each of `loss_types`; null: all 1."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: Any) -> Any:
+        return _with_preset(given, PAPER_DPO)
+
+    @model_validator(mode="after")
+    def _a_weight_each(self) -> "DpoConfig":
+        if self.loss_weights is not None and len(self.loss_weights) != len(self.loss_types):
+            raise ValueError("train.loss_weights needs one weight for each of train.loss_types")
+        return self
+
+
+def _with_preset(given: Any, paper: dict[str, Any]) -> Any:
+    """`paper`'s values for whatever is not given, if the preset is asked for."""
+    if isinstance(given, dict) and given.get("preset") == "paper":
+        return {**paper, **given}
+    return given

@@ -5,7 +5,16 @@ from typing import Any
 
 from PIL import Image
 
-from schemas.rows import ChatMessage, GameRow, ImageRef, Part, Picture, QuarantineRow, TrainRow
+from schemas.rows import (
+    ChatMessage,
+    GameRow,
+    ImageRef,
+    PairRow,
+    Part,
+    Picture,
+    QuarantineRow,
+    TrainRow,
+)
 
 
 def png(colour: tuple[int, int, int] = (10, 20, 30), size: tuple[int, int] = (8, 8)) -> bytes:
@@ -39,6 +48,18 @@ def train_row(**changes: Any) -> TrainRow:
         "image_ids": ["i-1"],
     }
     return TrainRow(**{**values, **changes})
+
+
+def pair_row(**changes: Any) -> PairRow:
+    """A good preference pair with one picture."""
+    values: dict[str, Any] = {
+        "row_id": "p-1", "round": 1, "stage": "00-contrastive", "model_digest": "m",
+        "prompt_version": "p", "seed": 0, "role": "Clear", "source_row_id": "i-1",
+        "prompt": [message("user", "<image>", "is it red ?")],
+        "chosen": [message("assistant", "yes")], "rejected": [message("assistant", "which one ?")],
+        "images": [Picture(bytes=png())], "image_ids": ["i-1"],
+    }
+    return PairRow(**{**values, **changes})
 
 
 def rejected(number: int) -> QuarantineRow:

@@ -26,9 +26,9 @@ from schemas.artifacts import (
 )
 from schemas.errors import StoreError
 from schemas.manifest import Manifest
-from schemas.rows import GameRow, TrainRow
+from schemas.rows import GameRow, PairRow, TrainRow
 from schemas.store import Store
-from tests.schemas.rows_for_tests import game, rejected, train_row
+from tests.schemas.rows_for_tests import game, pair_row, rejected, train_row
 from tests.schemas.stage_for_tests import run_stage
 
 
@@ -161,6 +161,19 @@ def test_train_rows_are_checked_when_written_and_counts_add_up(local_store: Stor
     reasons = {row.row_id: row.reason for row in read_quarantine(local_store, manifest)}
     assert reasons == {"bad-1": "too_few", "bad": "placeholder_mismatch"}
     assert [row.row_id for row in read_rows(local_store, manifest, TrainRow)] == ["t-1", "t-3"]
+
+
+def test_pairs_are_checked_when_written_too(local_store: Store) -> None:
+    same = pair_row().chosen
+    rows = [pair_row(), pair_row(row_id="same", rejected=same), pair_row(row_id="p-3")]
+    shard = write_shard(local_store, "pairs", 0, rows, PairRow)
+    manifest = publish(local_store, Manifest(kind="pairs", prefix="pairs", inputs_digest="i",
+                                             shards=[shard]))
+    [bad] = read_quarantine(local_store, manifest)
+    assert (bad.row_id, bad.kind, bad.reason, bad.source) == (
+        "same", "pairs", "chosen_equals_rejected", "i-1")
+    assert [row.row_id for row in read_rows(local_store, manifest, PairRow)] == ["p-1", "p-3"]
+    assert shard.path in local_store.read_bytes("pairs/README.md").decode()
 
 
 def test_the_card_names_the_shards_and_the_funnel(local_store: Store) -> None:

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from schemas.checks import check_preference, check_train_row
+from schemas.checks import check_pair_row, check_preference, check_train_row, conditioned_by
 from schemas.errors import DropError
 from schemas.manifest import digest
 from schemas.rows import ChatMessage, Part, Picture, row_id
-from tests.schemas.rows_for_tests import message, png, train_row
+from tests.schemas.rows_for_tests import message, pair_row, png, train_row
 
 BAD: list[tuple[str, dict[str, Any]]] = [
     ("placeholder_mismatch", {"images": []}),
@@ -60,6 +60,42 @@ def test_a_preference_needs_two_answers() -> None:
     check_preference([message("assistant", "yes")], [message("assistant", "no")])
     with pytest.raises(DropError, match="chosen_equals_rejected"):
         check_preference([message("assistant", "Yes  it is")], [message("assistant", "yes it is")])
+
+
+BAD_PAIRS: list[tuple[str, dict[str, Any]]] = [
+    ("placeholder_mismatch", {"images": []}),
+    ("placeholder_mismatch", {"rejected": [message("assistant", "<image>", "no")]}),
+    ("undecodable_image", {"images": [Picture(bytes=b"no picture")]}),
+    ("chosen_equals_rejected", {"rejected": [message("assistant", "YES")]}),
+    ("empty_prompt", {"prompt": [], "images": []}),
+    ("empty_completion", {"chosen": []}),
+    ("empty_completion", {"rejected": [message("assistant", " ")]}),
+    ("bad_message", {"rejected": [message("user", "no")]}),
+    ("reward_word_leak", {"chosen": [message("assistant", "Good, yes")]}),
+    ("reward_word_leak", {"rejected": [message("assistant", "bad")]}),
+    ("too_long", {"rejected": [message("assistant", "so " * 40_000)]}),
+]
+
+
+@pytest.mark.parametrize(("reason", "changes"), BAD_PAIRS)
+def test_each_defect_of_a_pair_has_its_reason(reason: str, changes: dict[str, Any]) -> None:
+    check_pair_row(pair_row(), reward_words=("good", "bad"))
+    with pytest.raises(DropError) as caught:
+        check_pair_row(pair_row(**changes), reward_words=("good", "bad"))
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(("prompt", "role", "expected"), [
+    ("good is it red ?", "good", ("good",)), ("is it good ?", "good", ()),
+    ("good is it red ?", "bad", ()), ("goods here ?", "good", ()), ("is it red ?", "answer", ()),
+])
+def test_a_row_is_conditioned_by_the_word_that_its_question_starts_with(
+    prompt: str, role: str, expected: tuple[str, ...]
+) -> None:
+    row = train_row(role=role, prompt=[message("system", "good you"),
+                                       message("user", "<image>", prompt)])
+    assert conditioned_by(row) == expected
+    assert conditioned_by(train_row(prompt=[], images=[])) == ()
 
 
 def test_row_ids_come_from_inputs_only_and_in_any_order() -> None:

@@ -64,6 +64,14 @@ def test_two_benchmarks_may_not_share_a_name() -> None:
     assert len(EvaluationConfig(benchmarks=[one, other]).benchmarks) == 2
 
 
+def test_the_gate_refuses_figures_that_should_fall() -> None:
+    for gate in ({"primary": "field/pie_overask"}, {"guards": {"field/pie-bad_overask": 0.1}},
+                 {"base_guards": {"p/pie_parse_error": 0.1}}):
+        with pytest.raises(ValidationError, match=r"pie_clear"):
+            run(gate=gate)
+    assert run(gate={"guards": {"field/pie_clear": 0.05}}).gate.guards == {"field/pie_clear": 0.05}
+
+
 def test_nursery_images_need_a_number() -> None:
     with pytest.raises(ValidationError, match=r"images\.limit is needed"):
         run(images={"uri": "nursery://field"})

@@ -1,14 +1,17 @@
 """What a job's digest depends on: all that shapes rows, and nothing else."""
 
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
 
+from model_ops.criteria import locate_criteria
 from model_ops.engines.job import (
     LocalModel,
     PoolWork,
     ProgramJob,
+    by_content,
     code_version,
     find_program,
     inputs_digest,
@@ -42,6 +45,22 @@ def test_how_the_work_is_spread_does_not() -> None:
     assert digest_of(wide) == digest_of()
     assert digest_of(path="/elsewhere") == digest_of()
     assert digest_of(settings={"calls": 3}) == digest_of()
+
+
+def test_criteria_count_by_their_content_not_by_their_place(tmp_path: Path) -> None:
+    def of(criteria: str) -> str:
+        return digest_of(program="imagine", prompts="default", settings={"criteria": criteria})
+
+    copy = copytree(locate_criteria("default"), tmp_path / "copy")
+    assert of("default") == of(str(copy))
+    (copy / "clear.yaml").write_text((copy / "clear.yaml").read_text() + "# edited")
+    assert of("default") != of(str(copy))
+    with pytest.raises(ConfigError, match="no criteria set 'klingon'"):
+        of("klingon")
+    asking = {"questions": {}, "criteria": str(copy)}
+    assert digest_of(program="ask_question", prompts="default", settings=asking) != digest_of(
+        program="ask_question", prompts="default", settings={**asking, "criteria": "default"})
+    assert by_content({"metric": "m", "criteria": None}) == {"metric": "m", "criteria": None}
 
 
 @pytest.mark.parametrize("source", ["dialog.py", "looks.py", "vqa_score.py"])

@@ -1,5 +1,6 @@
 """Training as a Ray Train job, with workers and drivers that are killed mid-way."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,18 +8,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
 import psutil
 import pytest
 
-from model_ops.models import fetch_model, hash_files, publish_base
-from model_ops.training.job import TrainJob
+from model_ops.models import fetch_model, hash_files, publish_base, reward_word_of
+from model_ops.training import launch
+from model_ops.training.job import Fitted, Step, TrainJob
 from model_ops.training.launch import read_metrics, train
 from schemas.artifacts import read_manifest
 from schemas.config import SftConfig
-from schemas.errors import TrainingError
+from schemas.errors import ConfigError, TrainingError
 from schemas.manifest import Manifest
 from schemas.store import Store
 from tests.model_ops.training.conftest import MODEL, NURSERY, LocalSession, publish_rows
@@ -111,6 +114,63 @@ def test_the_inputs_make_the_identity(make_job: MakeJob) -> None:
     assert len({job.inputs_digest for job in jobs}) == 3
     assert make_job().inputs_digest == jobs[0].inputs_digest
     assert jobs[0].parents == {"start": jobs[0].start.digest, "train": jobs[0].rows[0].digest}
+
+
+def test_the_word_and_the_mix_are_part_of_the_identity(make_job: MakeJob) -> None:
+    job = make_job()
+    other = publish_rows(job.store, 50, 6, "mix")
+    changed = [job, replace(job, reward_word="good"), replace(job, reward_word="bad"),
+               replace(job, mix=other)]
+    assert len({each.inputs_digest for each in changed}) == 4
+    assert changed[3].parents == {**job.parents, "mix": other.digest}
+
+
+@pytest.mark.parametrize(("objective", "started", "given", "published"), [
+    ("sft", {}, None, ""), ("sft", {"reward_word": "good"}, None, "good"),
+    ("dpo", {"reward_word": "good"}, None, "good"), ("crl", {}, "good", "good"),
+    ("crl", {"reward_word": "good"}, None, "good"), ("sft", {"reward_word": "good"}, "", "")])
+def test_the_manifest_says_what_to_ask_with(
+        make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str,
+        started: dict[str, str], given: str | None, published: str) -> None:
+    """From the start model by default; the workers find it in the job."""
+    job = make_job(objective=objective)
+    start = job.start.model_copy(update={"config": started})
+    jobs: list[TrainJob] = []
+
+    def run_here(asked: TrainJob, on_progress: object) -> Manifest:
+        jobs.append(asked)
+        made = launch._publish(asked, Fitted(fetch_model(job.store, job.start), {}), 1.0)
+        assert made is not None
+        return made
+
+    monkeypatch.setattr(launch, "_run", run_here)
+    made = train(job.store, job.rows, start, job.config, job.prefix, 0, job.model,
+                 reward_word=given)
+    assert jobs[0].reward_word == published
+    assert made.config.get("reward_word", "") == published == reward_word_of(made)
+    assert ("reward_word" in made.config) == bool(published)
+
+
+def test_crl_without_a_word_is_refused(make_job: MakeJob) -> None:
+    job = make_job(objective="crl")
+    with pytest.raises(ConfigError, match=r"reward_words\.good"):
+        train(job.store, job.rows, job.start, job.config, job.prefix, 0, job.model)
+
+
+@pytest.mark.parametrize("objective", ["sft", "crl", "dpo"])
+def test_the_objective_is_the_configured_one(make_job: MakeJob, objective: str) -> None:
+    fit = launch._objective(make_job(objective=objective))
+    assert fit.__module__ == f"model_ops.training.{objective}"
+
+
+def test_metrics_of_older_trainings_are_read(local_store: Store) -> None:
+    step = Step(1, 4, 0.25, 0.7, 1e-4, 1.5, 10.0)
+    old = {name: value for name, value in step._asdict().items() if not name.startswith("reward")}
+    assert json.loads(launch._line(step)) == old
+    pair = step._replace(reward_accuracy=0.5, reward_margin=0.0)
+    lines = [json.dumps(old) + "\n", launch._line(pair)]
+    local_store.write_bytes(launch.metrics_path("model"), "".join(lines).encode())
+    assert read_metrics(local_store, "model") == [step, pair]
 
 
 @in_ray

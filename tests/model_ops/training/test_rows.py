@@ -36,3 +36,9 @@ def test_replay_takes_all_of_this_round_and_a_share_of_the_others() -> None:
 def test_the_choice_is_the_seeds() -> None:
     assert choose_rows([50, 50], 0.3, 20, seed=1) == choose_rows([50, 50], 0.3, 20, seed=1)
     assert choose_rows([50, 50], 0.3, 20, seed=1) != choose_rows([50, 50], 0.3, 20, seed=2)
+
+
+def test_a_mix_beside_this_rounds_rows_is_of_this_round() -> None:
+    chosen = choose_rows([500, 300, 100], 0.25, None, seed=1, num_current=2)
+    assert [index for index in chosen if index >= 500] == list(range(500, 900))
+    assert sum(index < 500 for index in chosen) == 133

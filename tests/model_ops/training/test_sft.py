@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from model_ops.models import fetch_model, hash_files
+from model_ops.training import trainer
+from model_ops.training.batches import RowCollator, missing_end_of_turn
 from model_ops.training.job import TrainJob
 from model_ops.training.rows import load_rows
 from schemas.errors import TrainingError
@@ -67,8 +69,8 @@ def test_the_loss_is_the_weighted_mean_over_rows(sft: ModuleType, make_job: Make
 
     job = make_job(mixed_precision="off")
     start = fetch_model(job.store, job.start)
-    batch = sft.RowCollator(sft.load_processor(start))(loaded(job, tmp_path)[:6])
-    model = sft.load_model(start, job.config, torch.float32)
+    batch = RowCollator(trainer.load_processor(start))(loaded(job, tmp_path)[:6])
+    model = trainer.load_model(start, job.config, torch.float32)
     labels, weight = batch["labels"].numpy(), batch["weight"].numpy()
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "weight")}
     with torch.no_grad():
@@ -82,11 +84,11 @@ def test_the_loss_is_the_weighted_mean_over_rows(sft: ModuleType, make_job: Make
     assert sorted(set(weight)) == [0.5, 1.0]
     assert len({int((row != -100).sum()) for row in labels}) > 1, "rows of different lengths"
 
-    trainer = sft.row_mean_trainer()(
+    trains = sft.row_mean_trainer()(
         model=model, args=sft.arguments(job, torch.float32, tmp_path / "out"),
-        train_dataset=load_rows(job, tmp_path), processing_class=sft.load_processor(start),
+        train_dataset=load_rows(job, tmp_path), processing_class=trainer.load_processor(start),
         data_collator=lambda rows: batch)
-    found = trainer.compute_loss(model, dict(batch)).detach()
+    found = trains.compute_loss(model, dict(batch)).detach()
     assert float(found) == pytest.approx(expected, abs=1e-5)
 
 
@@ -95,9 +97,9 @@ def test_prompt_ids_are_those_of_inference_and_completions_end_with_eos(
     from model_ops.pixels import decode
 
     job = make_job()
-    processor = sft.load_processor(fetch_model(job.store, job.start))
+    processor = trainer.load_processor(fetch_model(job.store, job.start))
     rows = loaded(job, tmp_path)[:6]
-    batch = sft.RowCollator(processor)(rows)
+    batch = RowCollator(processor)(rows)
     for number, row in enumerate(rows):
         seen = batch["input_ids"][number][batch["attention_mask"][number] == 1]
         learnt = batch["labels"][number][batch["labels"][number] != -100]
@@ -113,13 +115,13 @@ def test_prompt_ids_are_those_of_inference_and_completions_end_with_eos(
 def test_a_template_without_end_of_turn_gets_one(sft: ModuleType, make_job: MakeJob,
                                                  tmp_path: Path) -> None:
     job = make_job()
-    processor = sft.load_processor(fetch_model(job.store, job.start))
-    assert sft.missing_end_of_turn(processor) == ""
+    processor = trainer.load_processor(fetch_model(job.store, job.start))
+    assert missing_end_of_turn(processor) == ""
     open_ended = processor.chat_template.replace(
         "{{ '<end_of_utterance>' if message['role'] == 'assistant' else '' }}", "")
     processor.chat_template = open_ended
-    assert sft.missing_end_of_turn(processor) == "<end_of_utterance>"
-    labels = sft.RowCollator(processor)(loaded(job, tmp_path)[:2])["labels"]
+    assert missing_end_of_turn(processor) == "<end_of_utterance>"
+    labels = RowCollator(processor)(loaded(job, tmp_path)[:2])["labels"]
     assert all(row[row != -100][-1] == processor.tokenizer.eos_token_id for row in labels)
 
 
@@ -191,13 +193,14 @@ def test_a_merged_adapter_gives_the_logits_of_base_plus_adapter(
     session = LocalSession(tmp_path / "s")
     fitted = sft.fit(job, session)
     assert not list(fitted.folder.glob("adapter*"))
-    base = sft.load_model(start, job.config, torch.float32).eval()
-    batch = sft.RowCollator(sft.load_processor(start))(loaded(job, tmp_path)[:4])
+    base = trainer.load_model(start, job.config, torch.float32).eval()
+    batch = RowCollator(trainer.load_processor(start))(loaded(job, tmp_path)[:4])
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "weight")}
     with torch.no_grad():
         before = base(**inputs).logits
         together = PeftModel.from_pretrained(base, str(session.saved[4])).eval()(**inputs).logits
-        merged = sft.load_model(fitted.folder, job.config, torch.float32).eval()(**inputs).logits
+        merged = trainer.load_model(fitted.folder, job.config, torch.float32).eval()(
+            **inputs).logits
     assert float((merged - together).abs().max()) < 1e-4
     assert float((merged - before).abs().max()) > 1e-2
 
@@ -208,8 +211,8 @@ def test_a_diverged_training_ends_with_advice(sft: ModuleType, make_job: MakeJob
         sft.fit(make_job(learning_rate=1e30, warmup_ratio=0.0), LocalSession(tmp_path))
 
 
-def test_a_model_without_a_known_vision_tower_is_refused(sft: ModuleType) -> None:
+def test_a_model_without_a_known_vision_tower_is_refused() -> None:
     import torch
 
     with pytest.raises(TrainingError, match="freeze_vision: false"):
-        sft.freeze_vision(torch.nn.Linear(2, 2))
+        trainer.freeze_vision(torch.nn.Linear(2, 2))
