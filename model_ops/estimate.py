@@ -13,7 +13,13 @@ from pydantic import BaseModel, ConfigDict
 from model_ops.collection import Collection, survey
 from model_ops.sources import open_source
 from model_ops.workload import WORDINGS, Calls, Lesson, lesson, play_calls, vqa_calls
-from schemas.config import BenchmarkConfig, DialogStage, RunConfig
+from model_ops.workload_contrastive import (
+    contrastive_calls,
+    contrastive_lesson,
+    num_questions,
+    pie_calls,
+)
+from schemas.config import BenchmarkConfig, RunConfig, Stage
 from schemas.errors import ConfigError
 from schemas.store import Store
 
@@ -49,6 +55,7 @@ class StagePlan(BaseModel):
 
     method: str
     games: int
+    """Games, or questions of the contrastive method."""
     calls: list[Calls]
     training: Lesson
 
@@ -89,7 +96,7 @@ class Estimate(BaseModel):
             ("images", f"{self.images:,} ({self.image_bytes / 1e6:,.1f} MB), "
                        f"about {self.image_tokens} tokens each"),
             ("rounds", f"at most {self.rounds}"),
-            ("games per round", f"{self.games:,}"),
+            (self._counted, f"{self.games:,}"),
         ]
         for stage in self.stages:
             lines += [(f"  {c.step}", _calls_line(c)) for c in stage.calls]
@@ -104,6 +111,13 @@ class Estimate(BaseModel):
         ]
         lines += [("note", note) for note in self.notes]
         return lines + [("warning", warning) for warning in self.warnings]
+
+    @property
+    def _counted(self) -> str:
+        """What `games` counts."""
+        words = {"dialog": "games", "contrastive": "questions"}
+        named = dict.fromkeys(words[stage.method] for stage in self.stages)
+        return f"{' and '.join(named) or 'games'} per round"
 
     @property
     def text(self) -> str:
@@ -148,9 +162,11 @@ def estimate(config: RunConfig) -> Estimate:
     )
 
 
-def _stage(
-    config: RunConfig, stage: DialogStage, collection: Collection, tokens: int
-) -> StagePlan:
+def _stage(config: RunConfig, stage: Stage, collection: Collection, tokens: int) -> StagePlan:
+    if stage.method == "contrastive":
+        calls = contrastive_calls(stage, tokens, config.model.prompts)
+        return StagePlan(method=stage.method, games=num_questions(stage), calls=calls,
+                         training=contrastive_lesson(stage))
     needed = max(stage.games, default=0)
     if needed > collection.num_images:
         raise ConfigError(
@@ -172,6 +188,9 @@ def _benchmark(config: RunConfig, benchmark: BenchmarkConfig, tokens: int) -> Be
     if benchmark.kind == "game":
         name = f"{benchmark.domain}/game{benchmark.num_images}"
         calls = play_calls(benchmark.play, {benchmark.num_images: num}, tokens, prompts)
+    elif benchmark.kind == "pie":
+        name, calls = f"{benchmark.domain}/pie", pie_calls(benchmark, tokens, prompts)
+        num += benchmark.pie.num_clear
     else:
         name, calls = f"{benchmark.domain}/vqa", [vqa_calls(num, tokens, prompts)]
     return BenchmarkPlan(name=name, items=num, calls=calls)
@@ -245,6 +264,9 @@ def _notes(config: RunConfig, collection: Collection, context: int | None) -> li
         notes.append("the images are not imported yet: files that are no pictures still count")
     if not collection.pixels:
         notes.append(f"image sizes are not known: {ASSUMED_PIXELS:,} pixels are assumed")
+    if not any(known in config.model.uri.lower() for known in ("nursery://", "qwen")):
+        notes.append(f"image tokens are counted as Qwen2.5-VL has them, one per {PIXELS_PER_TOKEN} "
+                     f"pixels; other models may have two or three times as many")
     if collection.num_unusable:
         notes.append(f"{collection.num_unusable:,} files cannot be used and were not counted")
     if context is None:
@@ -282,6 +304,8 @@ def _context_warnings(config: RunConfig, collection: Collection) -> list[str]:
     words, limit = WORDINGS[config.model.prompts], config.engine.max_model_len
     shown, turns = 1, 1
     for stage in config.stages:
+        if stage.method != "dialog":  # its questions are about one image each
+            continue
         for num_images in stage.games:
             turns = max(turns, stage.play.max_turns.get(num_images, 1))
             if stage.play.guesser == "joint":

@@ -6,21 +6,23 @@ with which seed, so that the tasks only have to name the step. Nothing here know
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from model_ops.benchmarks import Items, item_scores, plan_benchmark, summarise
-from model_ops.engines.job import shaping
+from model_ops.engines.job import by_content, shaping
 from model_ops.engines.pool import LocalModel, PoolWork, ProgramJob, run_all, run_programs
-from model_ops.models import fetch_model
+from model_ops.judges import benchmark_seats
+from model_ops.models import fetch_model, reward_word_of
 from model_ops.prompts import load_prompts
 from model_ops.rounds import config_digest, round_prefix
 from schemas.artifacts import read_manifest
-from schemas.config import BenchmarkConfig, DialogStage, RunConfig
+from schemas.config import BenchmarkConfig, Config, DialogStage, RunConfig, Stage
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest, digest
 from schemas.records import Champion, Decision, Evaluation, RoundRecord, StageRecord
 from schemas.store import Store
 
+StageT = TypeVar("StageT", bound=Config)
 OnProgress = Callable[[int, int], None]
 """Called with (done, total)."""
 
@@ -34,9 +36,15 @@ class StagePlace:
     index: int
 
     @property
-    def stage(self) -> DialogStage:
+    def stage(self) -> Stage:
         """The stage's part of the configuration."""
         return self.config.stages[self.index]
+
+    def of(self, method: type[StageT]) -> StageT:
+        """The stage's part of the configuration where its method is known."""
+        stage: Config = self.stage
+        assert isinstance(stage, method), f"{self.name} is no {method.__name__}"
+        return stage
 
     @property
     def name(self) -> str:
@@ -60,7 +68,7 @@ def play(
     """Play a stage's planned games with `model` in every seat; the transcripts' manifest."""
     config = place.config
     job = ProgramJob(
-        program="dialog", settings=place.stage.play.model_dump(mode="json"),
+        program="dialog", settings=place.of(DialogStage).play.model_dump(mode="json"),
         prompts=config.model.prompts, round=place.round, stage=place.name, seed=place.seed,
         models={"": local_model(store, model, config)})
     return run_programs(store, games, images, job, config.engine, place.prefix("transcripts"),
@@ -77,7 +85,7 @@ def local_model(store: Store, model: Manifest, config: RunConfig) -> LocalModel:
         return LocalModel(path=f"{engine.base_url}", digest=digest(
             ["endpoint", engine.base_url, engine.model_name]))
     return LocalModel(path=str(fetch_model(store, model)), digest=model.digest,
-                      dtype=config.model.dtype)
+                      dtype=config.model.dtype, reward_word=reward_word_of(model))
 
 
 def refuse_endpoint(config: RunConfig) -> None:
@@ -125,13 +133,14 @@ def stage_record(
         name=place.name, method=place.stage.method,
         artifacts={name: manifest.prefix for name, manifest in artifacts.items()},
         funnel=artifacts["train"].funnel, seconds=dict(seconds),
-        tokens_per_second=tokens_per_second(artifacts["transcripts"]),
+        tokens_per_second=tokens_per_second(artifacts),
         model_digest=artifacts["model"].digest)
 
 
-def tokens_per_second(transcripts: Manifest) -> float:
-    """Output tokens per second of engine time."""
-    return round(transcripts.stats.get("output_tokens_per_second", 0.0), 1)
+def tokens_per_second(artifacts: Mapping[str, Manifest]) -> float:
+    """Output tokens per second of engine time, in the longest of the stage's steps."""
+    generated = artifacts.get("transcripts") or artifacts["imagined"]
+    return round(generated.stats.get("output_tokens_per_second", 0.0), 1)
 
 
 def plan(store: Store, config: RunConfig, benchmark: BenchmarkConfig) -> Items:
@@ -146,14 +155,17 @@ def measure(
     seats: Mapping[str, Mapping[str, Manifest]], prefix: str, number: int,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Manifest]:
-    """Answer the benchmarks of `seats` with one engine pool; see `seat_models`."""
+    """Answer the benchmarks of `seats` with one engine pool; see `seat_models`. A judge's seat
+    follows from the configuration."""
+    benchmarks = {benchmark.slug: benchmark for benchmark in config.evaluation.benchmarks}
     works = []
     for slug, models in seats.items():
         items = planned[slug]
+        seated = {seat: local_model(store, model, config) for seat, model in models.items()}
         job = ProgramJob(
             program=items.program, settings=items.settings, prompts=config.model.prompts,
             round=number, stage="evaluation", seed=config.evaluation.seed,
-            models={seat: local_model(store, model, config) for seat, model in models.items()})
+            models=seated | benchmark_seats(store, config, benchmarks.get(slug)))
         works.append(PoolWork(items.items, items.images, job, f"{prefix}/{slug}"))
     return dict(zip(seats, run_all(store, works, config.engine, on_progress), strict=True))
 
@@ -194,7 +206,7 @@ def items_digest(config: RunConfig, planned: Mapping[str, Items]) -> str:
 
     Beside the items it covers what shapes any model's answers: programs, settings, prompts, engine.
     """
-    rules = {slug: [items.items.digest, items.program, items.settings]
+    rules = {slug: [items.items.digest, items.program, by_content(items.settings)]
              for slug, items in planned.items()}
     return digest([rules, load_prompts(config.model.prompts).digest, config.model.dtype,
                    shaping(config.engine)])

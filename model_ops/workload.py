@@ -9,7 +9,7 @@ from math import ceil
 
 from pydantic import BaseModel, ConfigDict
 
-from schemas.config import DialogCurationConfig, DialogPlayConfig, DialogStage
+from schemas.config import DialogCurationConfig, DialogPlayConfig, DialogStage, TrainConfig
 
 TURN_SHARE = 0.7
 """Turns of a mean game as a share of its limit: Guessers that may stop early do, about half way."""
@@ -159,14 +159,18 @@ def lesson(stage: DialogStage, num_images: int) -> Lesson:
         for num_rows, num_shown in _rows_per_game(stage, shown):
             rows += share * num_games * num_rows
             pictures += share * num_games * num_rows * num_shown
-    train = stage.train
+    return Lesson(
+        rows=round(rows), pictures=round(pictures), steps=num_steps(rows, stage.train)
+    )
+
+
+def num_steps(rows: float, train: TrainConfig) -> int:
+    """Optimizer steps over *rows*, replayed ones added (see `lesson`)."""
     read = rows / (1 - train.replay)
     read = min(read, train.max_rows) if train.max_rows else read
     batch = train.batch_size * train.gradient_accumulation * train.num_workers
     steps = ceil(ceil(read / batch) * train.epochs)
-    return Lesson(
-        rows=round(rows), pictures=round(pictures), steps=min(steps, train.max_steps or steps)
-    )
+    return min(steps, train.max_steps or steps)
 
 
 def _rows_per_game(stage: DialogStage, num_images: int) -> list[tuple[float, int]]:

@@ -7,18 +7,20 @@ The same configuration and seed give the same items for every model; finished pl
 from typing import Any, NamedTuple
 
 from model_ops.benchmarks.game import GameBenchmark
+from model_ops.benchmarks.pie_items import pie_settings, plan_pie
 from model_ops.benchmarks.questions import file_questions, nursery_questions
+from model_ops.benchmarks.shards import write_items
 from model_ops.benchmarks.vqa import VqaBenchmark
 from model_ops.grouping import plan_games
 from model_ops.images import import_images
-from schemas.artifacts import find_manifest, publish, read_receipt, read_rows, write_shard
+from schemas.artifacts import find_manifest, publish, read_rows
 from schemas.config import BenchmarkConfig, EngineConfig
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest, digest
-from schemas.rows import ImageRow, QuarantineRow, QuestionRow
+from schemas.rows import ImageRow, QuarantineRow
 from schemas.store import Store
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 """Raise it when question planning changes."""
 
 
@@ -54,6 +56,10 @@ def plan_benchmark(
         )
         rules = GameBenchmark(metric=metric_name(config), play=config.play)
         return Items(images, items, "game_benchmark", rules.model_dump(mode="json"))
+    if config.kind == "pie":
+        judged = pie_settings(config, metric_name(config))
+        items = plan_pie(store, config, images, seed, f"{prefix}/items", shard_size)
+        return Items(images, items, "pie", judged.model_dump(mode="json"))
     items = _plan_questions(store, config, images, seed, f"{prefix}/items", shard_size)
     scoring = VqaBenchmark(
         metric=metric_name(config), scoring="vqa_accuracy" if config.questions_uri else "exact"
@@ -65,6 +71,8 @@ def metric_name(config: BenchmarkConfig) -> str:
     """Name of the benchmark's main metric, such as `field/game4_success`."""
     if config.kind == "vqa":
         return f"{config.domain}/vqa"
+    if config.kind == "pie":
+        return f"{config.domain}/{'-'.join(filter(None, ['pie', config.pie.variant]))}_aar"
     outcome = "crossplay" if config.cross_play else "success"
     return f"{config.domain}/game{config.num_images}_{outcome}"
 
@@ -103,20 +111,12 @@ def _plan_questions(
         rows, unusable = file_questions(
             store, images, config.questions_uri, config.num_items, config.domain, seed
         )
-    shards = []
-    for index, start in enumerate(range(0, len(rows), shard_size)):
-        part = rows[start : start + shard_size]
-        bad = unusable if index == 0 else []
-        shard = read_receipt(store, prefix, index, inputs)
-        shards.append(
-            shard or write_shard(store, prefix, index, part, QuestionRow, bad, None, inputs)
-        )
     manifest = Manifest(
         kind="questions",
         prefix=prefix,
         inputs_digest=inputs,
         parents={"images": images.digest},
-        shards=shards,
+        shards=write_items(store, prefix, rows, unusable, shard_size, inputs),
         funnel={"questions": len(rows), "unusable": len(unusable)},
         config=settings,
     )

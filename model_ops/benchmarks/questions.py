@@ -7,6 +7,7 @@ import io
 import json
 import random
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 import fsspec
@@ -18,9 +19,12 @@ from schemas.manifest import Manifest
 from schemas.rows import ImageRef, ImageRow, QuarantineRow, QuestionRow, row_id
 from schemas.store import Store
 
-NURSERY_KINDS = {"yesno": 0.4, "attribute": 0.2, "count": 0.2, "position": 0.2}
-"""Shares of the kinds; of the yes/no questions half are yes."""
+NURSERY_KINDS = {"yesno": 0.5, "attribute": 0.2, "count": 0.1, "position": 0.2}
+"""Shares of the kinds: half yes/no (half of them yes), so that their interval is tight."""
 MAX_TRIES = 200
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm",
+                      ".avif"})
+"""Suffixes by which a picture's file is told from an id that has a full stop in it."""
 
 
 def nursery_questions(
@@ -74,7 +78,7 @@ def _one_question(
 
 def _scenes(store: Store, images: Manifest) -> Iterator[tuple[ImageRef, Any]]:
     """Every image with its scene rebuilt from facts."""
-    for ref, row in _image_rows(store, images, ["image_id", "facts"]):
+    for ref, row in image_rows(store, images, ["image_id", "facts"]):
         if row.facts is None:
             raise ConfigError(
                 f"image {row.image_id} has no facts: VQA without questions_uri needs nursery images"
@@ -100,9 +104,7 @@ def file_questions(
 ) -> tuple[list[QuestionRow], list[QuarantineRow]]:
     """Up to *num_items* questions of the file, drawn by seed; those whose picture is not in
     *images* (it may have been quarantined there), or may be one of several, go to quarantine."""
-    by_name: dict[str, dict[str, ImageRef]] = {}
-    for ref, row in _image_rows(store, images, ["image_id", "source"]):
-        by_name.setdefault(_last(row.source), {})[row.source] = ref
+    by_name = images_by_name(store, images)
     entries = read_entries(uri)
     random.Random(seed).shuffle(entries)
     rows: list[QuestionRow] = []
@@ -113,20 +115,31 @@ def file_questions(
         try:
             rows.append(_entry_row(entry, by_name, domain, seed))
         except DropError as error:
-            unusable.append(_unusable(entry, error, uri))
+            unusable.append(unusable_entry(entry, error, uri))
     if not rows:
         raise ConfigError(f"{uri}: none of its {len(entries)} questions is about an image we have")
     return rows, unusable
 
 
+def images_by_name(store: Store, images: Manifest) -> dict[str, dict[str, ImageRef]]:
+    """File name -> path -> image: what `find_image` looks in."""
+    by_name: dict[str, dict[str, ImageRef]] = {}
+    for ref, row in image_rows(store, images, ["image_id", "source"]):
+        by_name.setdefault(_last(row.source), {})[row.source] = ref
+    return by_name
+
+
 def read_entries(uri: str) -> list[dict[str, Any]]:
-    """The records of a JSONL or Parquet file."""
+    """The records of a JSONL, JSON (one list) or Parquet file."""
     try:
         with fsspec.open(uri, "rb") as file:
             data: bytes = file.read()
         if uri.endswith(".parquet"):
             entries: list[dict[str, Any]] = pq.read_table(io.BytesIO(data)).to_pylist()
             return entries
+        if data.lstrip().startswith(b"["):
+            listed: list[dict[str, Any]] = json.loads(data)
+            return listed
         return [json.loads(line) for line in data.splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise ConfigError(f"questions_uri {uri} cannot be read: {error}") from error
@@ -140,14 +153,18 @@ def _entry_row(
     if not isinstance(question, str) or not isinstance(answers, list) or not answers:
         raise DropError("bad_question", "needs image, question and answers")
     name = str(entry.get("image", ""))
-    ref = _find_image(name, by_name.get(_last(name), {}))
+    ref = find_image(name, by_name)
     texts = [str(answer) for answer in answers]
     kind = str(entry.get("kind") or kind_of(texts))
     return _question_row(ref, kind, question, texts, domain, seed)
 
 
-def _find_image(name: str, paths: Mapping[str, ImageRef]) -> ImageRef:
-    """The image with this path; else the only one whose path ends with it, or is the end of it."""
+def find_image(name: str, by_name: Mapping[str, Mapping[str, ImageRef]]) -> ImageRef:
+    """The image with this path; else the only one whose path ends with it, or is the end of it.
+
+    `DropError` (`unknown_image`, `ambiguous_image`) if there is none, or several.
+    """
+    paths = by_name.get(_last(name), {})
     if name in paths:
         return paths[name]
     fitting = [path for path in paths
@@ -157,6 +174,15 @@ def _find_image(name: str, paths: Mapping[str, ImageRef]) -> ImageRef:
     if len(fitting) > 1:
         raise DropError("ambiguous_image", f"{name} may be {' or '.join(fitting[:3])}")
     return paths[fitting[0]]
+
+
+def image_name(entry: Mapping[str, Any]) -> str:
+    """The image that an entry names: its `image`, or MACAROON's `Image ID`, which is the name of a
+    JPEG without its suffix (or, in our sets, of another picture with it)."""
+    if "Image ID" not in entry:
+        return str(entry.get("image") or "")
+    name = str(entry["Image ID"])
+    return name if PurePath(name).suffix.lower() in PICTURES else f"{name}.jpg"
 
 
 def kind_of(answers: list[str]) -> str:
@@ -181,8 +207,9 @@ def _question_row(
     )
 
 
-def _unusable(entry: Mapping[str, Any], error: DropError, uri: str) -> QuarantineRow:
-    payload = json.dumps(dict(entry), default=str)
+def unusable_entry(entry: Any, error: DropError, uri: str) -> QuarantineRow:
+    """An entry of a question file as it goes to quarantine."""
+    payload = json.dumps(entry, default=str)
     return QuarantineRow(
         row_id=row_id("question", payload=payload),
         kind="question",
@@ -197,9 +224,10 @@ def _last(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def _image_rows(
+def image_rows(
     store: Store, images: Manifest, columns: list[str]
 ) -> Iterator[tuple[ImageRef, ImageRow]]:
+    """Every image's reference with the *columns* of its row."""
     for shard in images.shards:
         part = images.model_copy(update={"shards": [shard]})
         for number, row in enumerate(read_rows(store, part, ImageRow, columns)):

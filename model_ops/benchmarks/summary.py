@@ -1,7 +1,8 @@
 """From answered items to metrics with intervals, and to the scores that the gate pairs.
 
 A game benchmark gives its success and how far it depends on the image order; a VQA benchmark
-gives all questions together and each kind. Nothing is pooled across benchmarks. An item that ended
+gives all questions together and each kind; PIE's are `pie_summary`'s. Nothing is pooled across
+benchmarks. An item that ended
 in quarantine scores 0: a model gains nothing by failing to answer.
 """
 
@@ -10,17 +11,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from model_ops.gate import bootstrap_interval
+from model_ops.benchmarks.intervals import metric_of
+from model_ops.benchmarks.pie_summary import judged_items, pie_metrics, pie_scores
 from schemas.artifacts import read_quarantine, read_rows
 from schemas.manifest import Manifest
 from schemas.records import Metric
 from schemas.rows import GameRow, ItemRow, QuarantineRow, QuestionRow
 from schemas.store import Store
-
-CONFIDENCE = 0.95
-_Z = 1.959963984540054
 
 
 class Scored(NamedTuple):
@@ -39,7 +36,10 @@ def summarise(store: Store, answered: Mapping[str, Manifest]) -> dict[str, Metri
     for scored in _all_scores(store, answered):
         scores.setdefault(scored.metric, []).append(scored.score)
         chances.setdefault(scored.metric, []).append(scored.chance)
-    return {name: metric_of(scores[name], _mean(chances[name])) for name in sorted(scores)}
+    metrics = {name: metric_of(scores[name], _mean(chances[name])) for name in scores}
+    for name, manifest in _pies(answered):
+        metrics |= pie_metrics(name, list(judged_items(store, manifest)))
+    return {name: metrics[name] for name in sorted(metrics)}
 
 
 def item_scores(store: Store, answered: Mapping[str, Manifest]) -> dict[str, dict[str, float]]:
@@ -47,11 +47,26 @@ def item_scores(store: Store, answered: Mapping[str, Manifest]) -> dict[str, dic
     scores: dict[str, dict[str, float]] = {}
     for scored in _all_scores(store, answered):
         scores.setdefault(scored.metric, {})[scored.row_id] = scored.score
+    for name, manifest in _pies(answered):
+        scores |= pie_scores(name, list(judged_items(store, manifest)))
     return scores
+
+
+def _is_pie(manifest: Manifest) -> bool:
+    return manifest.config.get("program") == "pie"
+
+
+def _pies(answered: Mapping[str, Manifest]) -> Iterator[tuple[str, Manifest]]:
+    """PIE's name in metrics (`field/pie`, `field/pie-good`), and its answered items."""
+    for manifest in answered.values():
+        if _is_pie(manifest):
+            yield manifest.config["settings"]["metric"].removesuffix("_aar"), manifest
 
 
 def _all_scores(store: Store, answered: Mapping[str, Manifest]) -> Iterator[Scored]:
     for manifest in answered.values():
+        if _is_pie(manifest):
+            continue
         for row in read_rows(store, manifest, ItemRow):
             yield from scores_of(row)
         for dropped in read_quarantine(store, manifest):
@@ -83,25 +98,6 @@ def _lost_scores(dropped: QuarantineRow, metric: str) -> Iterator[Scored]:
 def _question_scores(metric: str, kind: str, row_id: str, score: float) -> Iterator[Scored]:
     yield Scored(metric, row_id, score, None)
     yield Scored(f"{metric}_{kind}", row_id, score, 0.5 if kind == "yesno" else None)
-
-
-def metric_of(scores: Sequence[float], chance: float | None = None) -> Metric:
-    """Mean with its interval: Wilson's for 0/1 scores, a seeded bootstrap's for others."""
-    value = math.fsum(scores) / len(scores)
-    if all(score in (0.0, 1.0) for score in scores):
-        low, high = wilson_interval(int(sum(scores)), len(scores))
-    else:
-        low, high = bootstrap_interval(np.array(scores), CONFIDENCE)
-    return Metric(value=value, low=low, high=high, n=len(scores), chance=chance)
-
-
-def wilson_interval(hits: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a share (E. B. Wilson 1927)."""
-    share = hits / n
-    spread = 1 + _Z**2 / n
-    centre = (share + _Z**2 / (2 * n)) / spread
-    half = _Z / spread * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _mean(chances: Sequence[float | None]) -> float | None:

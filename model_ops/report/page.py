@@ -14,12 +14,15 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from model_ops.pie_names import is_headline, is_of_variant, parse_name
 from model_ops.report import wording
 from model_ops.report.charts import Point, interval_strip, line_chart
+from model_ops.report.engagement import pie_views
 from model_ops.report.history import History, read_history
+from model_ops.report.pairs import PairStage, pair_stages
 from model_ops.report.samples import StageSample, collect
-from model_ops.report.yields import Funnel, funnel, production, times
-from schemas.records import Metric
+from model_ops.report.yields import Funnel, Production, funnel, production, times
+from schemas.records import Metric, is_lower_better
 from schemas.store import Store
 
 PATH = "report/index.html"
@@ -57,9 +60,10 @@ class MetricRow:
 
 @dataclass(frozen=True, slots=True)
 class MetricGroup:
-    """The metrics of one domain (`field`, `home`), for the evaluation table."""
+    """The metrics of one domain (`field`, `home`), or of one of its PIE benchmarks, for the
+    evaluation table."""
 
-    domain: str
+    name: str
     rows: list[MetricRow]
 
 
@@ -80,6 +84,7 @@ def render(store: Store) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update({name: getattr(wording, name) for name in FORMATS})
+    environment.filters["is_lower_better"] = is_lower_better
     style = Markup((TEMPLATES / "style.css").read_text())
     return environment.get_template("page.html.j2").render(
         style=style, history=history, verdict=wording.verdict(history), **_sections(store, history)
@@ -89,17 +94,23 @@ def render(store: Store) -> str:
 def _sections(store: Store, history: History) -> dict[str, Any]:
     productions = [production(view, stage) for view in history.rounds for stage in view.stages]
     bars = [bar for view in history.rounds for bar in times(view)]
-    samples = collect(store, history)
+    samples, pairs = collect(store, history), pair_stages(store, history)
     return {
-        "curves": [_curve(history, name) for name in history.metrics],
-        "groups": _groups(history),
+        "curves": [_curve(history, name) for name in history.metrics
+                   if name == history.primary
+                   or (is_headline(name) and not is_of_variant(name))],
+        "groups": _groups(history, [n for n in history.metrics if is_headline(n)]),
+        "details": _groups(history, [n for n in history.metrics if not is_headline(n)]),
         "strip": partial(_strip, *_primary_range(history)),
         "funnels": _funnels(history),
         "productions": productions,
+        "started": _started(productions),
+        "engagement": pie_views(store, history),
         "bars": bars,
         "steps": list(dict.fromkeys(step for bar in bars for step in bar.seconds)),
         "samples": samples,
-        "versions": _prompt_versions(samples),
+        "pair_stages": pairs,
+        "versions": _prompt_versions(samples, pairs),
         "determinism": DETERMINISM.get,
         "pretty": _pretty,
     }
@@ -114,10 +125,25 @@ def _curve(history: History, name: str) -> Curve:
     return Curve(name, line_chart(points), points[-1].metric.value, name == history.primary)
 
 
-def _groups(history: History) -> list[MetricGroup]:
-    rows = [MetricRow(n, [v.metric(n) for v in history.rounds]) for n in sorted(history.metrics)]
-    by_domain = groupby(rows, lambda row: row.metric.split("/")[0])
-    return [MetricGroup(domain, list(group)) for domain, group in by_domain]
+def _groups(history: History, names: list[str]) -> list[MetricGroup]:
+    rows = [MetricRow(n, [v.metric(n) for v in history.rounds]) for n in sorted(names)]
+    rows.sort(key=lambda row: (row.metric.split("/")[0], _benchmark(row.metric)))
+    return [MetricGroup(name, list(group))
+            for name, group in groupby(rows, lambda row: _benchmark(row.metric))]
+
+
+def _benchmark(metric: str) -> str:
+    """The group of a metric: its domain; the metrics of PIE, which are many, by variant."""
+    name = parse_name(metric)
+    return name.benchmark if name else metric.split("/")[0]
+
+
+def _started(productions: list[Production]) -> dict[str, int]:
+    """Games and questions that were started with; games where nothing was."""
+    totals: dict[str, int] = {} if productions else {"games": 0}
+    for each in productions:
+        totals[each.unit] = totals.get(each.unit, 0) + each.num_started
+    return totals
 
 
 def _primary_range(history: History) -> tuple[float, float]:
@@ -141,12 +167,17 @@ def _funnels(history: History) -> list[Funnel]:
     ]
 
 
-def _prompt_versions(samples: list[StageSample]) -> dict[int, list[str]]:
+def _prompt_versions(
+    samples: list[StageSample], pairs: list[PairStage]
+) -> dict[int, list[str]]:
     """Prompt versions by round, as the sampled rows name them."""
     seen: dict[int, set[str]] = {}
     for sample in samples:
         rows = [*(g.row for g in (*sample.won, *sample.lost)), *(r.row for r in sample.rows)]
         seen.setdefault(sample.round, set()).update(row.prompt_version for row in rows)
+    for stage in pairs:
+        versions = (pair.prompt_version for pair in (*stage.kept, *stage.dropped))
+        seen.setdefault(stage.round, set()).update(filter(None, versions))
     return {number: sorted(versions) for number, versions in seen.items()}
 
 

@@ -1,4 +1,4 @@
-"""The games and training rows that the report shows, with their pictures.
+"""The games and training rows that the report shows, with their pictures; pairs are in `pairs`.
 
 Chosen by row id among the first shards: row ids are hashes of inputs, so the choice is random in
 content, the same every time, and not ours to make pretty.
@@ -79,12 +79,18 @@ class StageSample:
 
 
 def collect(store: Store, history: History) -> list[StageSample]:
-    """Samples of the first and the latest rounds that have stages, oldest first."""
+    """Samples of games from the first and the latest rounds that have stages, oldest first."""
+    reader = ImageReader(store, history.images) if history.images else None
+    return [_stage(store, view, stage, reader) for view in sampled_rounds(history)
+            for stage in view.stages if stage.record.method != "contrastive"]
+
+
+def sampled_rounds(history: History) -> list[RoundView]:
+    """The rounds that samples are shown of."""
     views = [view for view in history.rounds if view.stages]
     if len(views) > ROUNDS_WITH_SAMPLES:
         views = [views[0], *views[1 - ROUNDS_WITH_SAMPLES :]]
-    reader = ImageReader(store, history.images) if history.images else None
-    return [_stage(store, view, stage, reader) for view in views for stage in view.stages]
+    return views
 
 
 def _stage(
@@ -95,7 +101,8 @@ def _stage(
     games = sorted(_games(store, stage.manifests.get("transcripts")), key=lambda row: row.row_id)
     won = [_game(row, reader, fates) for row in _pick(row for row in games if row.won)]
     lost = [_game(row, reader, fates) for row in _pick(row for row in games if not row.won)]
-    return StageSample(view.record.round, stage.record.name, won, lost, _rows(store, train))
+    return StageSample(view.record.round, stage.record.name, won, lost,
+                       training_rows(store, train))
 
 
 def _games(store: Store, manifest: Manifest | None) -> Iterator[TranscriptRow]:
@@ -124,7 +131,7 @@ def _game(row: TranscriptRow, reader: ImageReader | None, fates: Mapping[str, st
     beliefs = next((turn.beliefs for turn in reversed(row.turns) if turn.beliefs), [])
     tiles = [
         Tile(
-            picture=_picture(reader, ref),
+            picture=picture(reader, ref),
             is_target=index == row.target,
             is_guess=index == row.guess,
             belief=beliefs[index] if index < len(beliefs) else None,
@@ -134,7 +141,8 @@ def _game(row: TranscriptRow, reader: ImageReader | None, fates: Mapping[str, st
     return GameSample(row, tiles, fates.get(row.row_id, ""))
 
 
-def _picture(reader: ImageReader | None, ref: ImageRef) -> Thumbnail | None:
+def picture(reader: ImageReader | None, ref: ImageRef) -> Thumbnail | None:
+    """The thumbnail of a picture; None where it cannot be read."""
     if reader is None:
         return None
     try:
@@ -143,10 +151,11 @@ def _picture(reader: ImageReader | None, ref: ImageRef) -> Thumbnail | None:
         return None
 
 
-def _rows(store: Store, train: Manifest | None) -> list[RowSample]:
-    """Training rows, every role in turn, so that no seat of the game is hidden by another."""
+def training_rows(store: Store, train: Manifest | None) -> list[RowSample]:
+    """Training rows, every role in turn, so that none is hidden by another. Preference pairs
+    (objective `dpo`) are none."""
     by_role: dict[str, list[TrainRow]] = {}
-    if train is None:
+    if train is None or has_preferences(store, train):
         return []
     for shard in train.shards[:SHARDS_READ]:
         for row in read_shard(store, train, shard.index, TrainRow):
@@ -155,6 +164,14 @@ def _rows(store: Store, train: Manifest | None) -> list[RowSample]:
     depth = max(map(len, piles), default=0)
     mixed = [pile[level] for level in range(depth) for pile in piles if level < len(pile)]
     return [_row(row) for row in mixed[:ROWS_PER_STAGE]]
+
+
+def has_preferences(store: Store, train: Manifest) -> bool:
+    """Whether the rows are preference pairs."""
+    if not train.shards:
+        return False
+    with store.open_parquet(f"{train.prefix}/{train.shards[0].path}") as file:
+        return "chosen" in file.schema_arrow.names
 
 
 def _row(row: TrainRow) -> RowSample:

@@ -21,8 +21,24 @@ CODES = {
     "target_cap": "target has enough games",
     "max_turns": "turn limit",
     "guessed": "guessed early",
+    "type_mismatch": "question of another kind",
+    "asking_no_question": "no question written",
+    "opening_cap": "opening has enough questions",
+    "clear_left_out": "clear questions left out",
+    "cut_off": "reply cut off",
+    "criteria_leak": "speaks of its instructions",
+    "equal_pair": "both replies alike",
+    "no_question": "desired reply does not ask",
+    "rejected_asks": "undesired reply asks",
+    "no_refusal": "desired reply does not refuse",
+    "desired_asks": "desired reply asks",
+    "desired_refuses": "desired reply refuses",
+    "rejected_answers": "undesired reply answers",
+    "judge_desired": "desired reply not judged so",
+    "judge_undesired": "undesired reply not judged so",
+    "over_cap": "kind has enough pairs",
 }
-"""Codes of `curation.checks` and of a game's end whose bare words would not be understood."""
+"""Codes of `curation` and of a game's end whose bare words would not be understood."""
 
 
 def number(value: float) -> str:

@@ -3,21 +3,27 @@
 Counts come from round records and manifests; rows are never counted again here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model_ops.report.history import RoundView, StageView
 from schemas.artifacts import sum_stats
 from schemas.manifest import Manifest
+from schemas.questions import QUESTION_TYPES, slug
 
-FUNNEL_STEPS = ("played", "parsed", "won", "consistent", "kept")
-"""Steps every game passes, in order; all other keys of a funnel are reasons for a drop."""
+FUNNEL_STEPS = ("planned", "asked", "unique", "imagined", "played", "parsed", "won", "consistent",
+                "kept")
+"""Steps that every question (the first four) or game passes, in order; all other keys of a funnel
+are reasons for a drop."""
 OTHER_COUNTS = ("rows", "games")
-"""Keys of a funnel that count something else than dropped games."""
+"""Keys of a funnel that count something else than drops."""
+UNITS = {"contrastive": "questions"}
+"""What a stage of a method begins with; all others begin with games."""
 
 
 @dataclass(frozen=True, slots=True)
 class FunnelStep:
-    """One bar: how many games came so far, of how many played."""
+    """One bar: how many games or questions came so far, of how many."""
 
     name: str
     num: int
@@ -31,7 +37,7 @@ class FunnelStep:
 
 @dataclass(frozen=True, slots=True)
 class Funnel:
-    """The funnel of one stage of one round, and why games were dropped, most frequent first."""
+    """The funnel of one stage of one round, and the reasons of the drops, most frequent first."""
 
     round: int
     stage: str
@@ -45,7 +51,9 @@ class Production:
 
     round: int
     stage: str
-    num_games: int
+    unit: str
+    """What was started with: games or questions."""
+    num_started: int
     num_kept: int
     num_rows: int
     num_calls: float
@@ -96,26 +104,56 @@ def funnel(round_number: int, stage: str, counts: dict[str, int]) -> Funnel:
 def production(view: RoundView, stage: StageView) -> Production:
     """Gather what the stage's record and manifests say about cost and yield."""
     record, manifests = stage.record, stage.manifests
-    transcripts, train, model = (manifests.get(n) for n in ("transcripts", "train", "model"))
-    played = _stats(transcripts)
+    train, model = manifests.get("train"), manifests.get("model")
+    asked = [manifests[name] for name in ("transcripts", "asked", "imagined") if name in manifests]
     learnt = model.stats if model else {}
+    num_asked = asked[0].num_rows if asked else 0
     return Production(
         round=view.record.round,
         stage=record.name,
-        num_games=record.funnel.get("played", transcripts.num_rows if transcripts else 0),
+        unit=UNITS.get(record.method, "games"),
+        num_started=record.funnel.get("planned", record.funnel.get("played", num_asked)),
         num_kept=record.funnel.get("kept", 0),
         num_rows=train.num_rows if train else 0,
-        num_calls=played.get("calls", 0.0),
-        prompt_tokens=played.get("prompt_tokens", 0.0),
-        output_tokens=played.get("output_tokens", 0.0),
+        num_calls=_total(asked, "calls"),
+        prompt_tokens=_total(asked, "prompt_tokens"),
+        output_tokens=_total(asked, "output_tokens"),
         tokens_per_second=record.tokens_per_second,
         num_steps=learnt.get("steps", 0.0),
         final_loss=learnt.get("final_loss"),
     )
 
 
-def _stats(manifest: Manifest | None) -> dict[str, float]:
-    """A manifest's sums; where it has none, those of its shards."""
-    if manifest is None:
-        return {}
-    return {**sum_stats(manifest.shards), **manifest.stats}
+def _total(manifests: Sequence[Manifest], name: str) -> float:
+    """A sum over manifests; where one has none, over its shards."""
+    return sum({**sum_stats(manifest.shards), **manifest.stats}.get(name, 0.0)
+               for manifest in manifests)
+
+
+@dataclass(frozen=True, slots=True)
+class KindYield:
+    """What became of the questions of one kind."""
+
+    kind: str
+    wanted: int | None
+    """None where the plan does not say."""
+    unique: int
+    imagined: int
+    kept: int
+
+    @property
+    def share(self) -> float:
+        """Kept of those that were wanted (or else asked), in per cent."""
+        return 100 * self.kept / max(self.wanted or self.unique or self.imagined, 1)
+
+
+def kind_yields(stage: StageView) -> list[KindYield]:
+    """Questions and pairs of a contrastive stage by kind, from its manifests; kinds that were not
+    asked for are left out."""
+    slots, questions, pairs = (stage.manifests.get(n) for n in ("slots", "questions", "pairs"))
+    wanted = slots.config.get("per_type", {}) if slots else {}
+    unique, curated = (each.stats if each else {} for each in (questions, pairs))
+    found = [KindYield(kind, wanted.get(kind), int(unique.get(f"unique/{slug(kind)}", 0)),
+                       int(curated.get(f"played/{slug(kind)}", 0)),
+                       int(curated.get(f"kept/{slug(kind)}", 0))) for kind in QUESTION_TYPES]
+    return [each for each in found if each.wanted or each.unique or each.imagined]

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 from subprocess import run
+from typing import Any
 
 import pytest
 import yaml
@@ -10,9 +11,11 @@ from PIL import Image
 
 from model_ops.estimate import NURSERY_IMAGE_TOKENS, Estimate, estimate
 from model_ops.images import import_images
-from model_ops.workload import WORDINGS, kept_games, mean_turns, play_calls
+from model_ops.workload import WORDINGS, Calls, kept_games, mean_turns, play_calls
+from model_ops.workload_contrastive import contrastive_calls
 from schemas.config import (
     BenchmarkConfig,
+    ContrastiveStage,
     DialogCurationConfig,
     DialogPlayConfig,
     DialogStage,
@@ -96,6 +99,57 @@ def test_it_is_frozen_json_able_and_can_be_shown(tmp_path: Path) -> None:
     assert "training per round" in plan.text
 
 
+def test_a_contrastive_stage_and_pie_are_counted(tmp_path: Path) -> None:
+    stage = ContrastiveStage.model_validate({
+        "questions": {"per_type": {"False Premise": 100, "Clear": 100}},
+        "train": {"objective": "crl", "batch_size": 10}})
+    pie = {"num_clear": 30, "judge": {"kind": "vlm"}}
+    measured = [BenchmarkConfig.model_validate({"kind": "pie", "images": NURSERY, "num_items": 60,
+                                                "pie": pie})]
+    plan = estimate(nursery(tmp_path, stages=[stage],
+                            evaluation=EvaluationConfig(benchmarks=measured)))
+    calls = {each.step: each.calls for each in plan.stages[0].calls}
+    assert calls == {"write": 200, "check": 200, "imagine": 280, "judge": 280}
+    assert (plan.training_rows, plan.training_steps) == (140, 14)
+    assert (plan.evaluation_items, plan.evaluation_calls) == (90, 180)
+    assert dict(plan.render())["questions per round"] == "200"
+    grammar = stage.model_copy(update={
+        "questions": stage.questions.model_copy(update={"source": "grammar"}),
+        "train": SftConfig(batch_size=10)})
+    plan = estimate(nursery(tmp_path, stages=[grammar]))
+    assert "write" not in {each.step for each in plan.stages[0].calls}
+    assert plan.training_rows == 70
+
+
+BARE, LED = 8 + 9, 12 + 8 + 9
+"""Prompt tokens of a bare nursery question about its image, and of one under a criterion."""
+
+
+@pytest.mark.parametrize(("imagine", "prompt_tokens", "num_samples"), [
+    ({}, 70 * BARE + 210 * LED, 70 + 210 * 4),
+    ({"num_tries": 3}, 70 * BARE + 210 * LED, 70 + 210 * 3),
+    ({"temperature": 0}, 70 * BARE + 210 * LED, 280),
+    ({"clear_as_asked": False}, 280 * LED, 280 * 4),
+    ({"clear_as_asked": False, "num_tries": 1}, 280 * LED, 280),
+])
+def test_every_sample_is_counted_and_a_clear_question_as_asked_is_short(
+    imagine: dict[str, Any], prompt_tokens: int, num_samples: int
+) -> None:
+    stage = ContrastiveStage.model_validate({
+        "questions": {"per_type": {"False Premise": 100, "Clear": 100}}, "imagine": imagine})
+    calls = {each.step: each for each in contrastive_calls(stage, 9, "nursery")}
+    assert calls["imagine"] == Calls(step="imagine", calls=280, prompt_tokens=prompt_tokens,
+                                     output_tokens=8 * num_samples)
+    assert calls["judge"] == Calls(step="judge", calls=280, prompt_tokens=280 * (LED + 8),
+                                   output_tokens=280)
+    odd = ContrastiveStage.model_validate({
+        "questions": {"per_type": {"False Premise": 100}}, "imagine": imagine})
+    [led] = [each for each in contrastive_calls(odd, 9, "nursery") if each.step == "imagine"]
+    assert (led.calls, led.prompt_tokens) == (140, 140 * LED)
+    nothing = ContrastiveStage.model_validate({"questions": {"per_type": {}}, "imagine": imagine})
+    assert contrastive_calls(nothing, 9, "nursery") == []
+
+
 def test_checks_that_are_off_cost_no_call() -> None:
     bare = DialogPlayConfig(rotations=False, blind=False, reasks=0, counterfactual=False)
     steps = {each.step for each in play_calls(bare, {4: 10}, 300, "default")}
@@ -153,6 +207,13 @@ def test_what_was_imported_is_read_from_its_manifest(tmp_path: Path) -> None:
     plan = estimate(config)
     assert plan.images == 10
     assert not any("not imported" in note for note in plan.notes)
+
+
+def test_image_tokens_of_other_models_are_called_a_guess(tmp_path: Path) -> None:
+    config = photo_run(tmp_path)
+    assert not any("image tokens" in note for note in estimate(config).notes)
+    other = config.model_copy(update={"model": ModelConfig(uri="llava-hf/llava-v1.6-mistral-7b")})
+    assert any("image tokens are counted as Qwen2.5-VL" in note for note in estimate(other).notes)
 
 
 @pytest.mark.parametrize("content", [None, "", "no picture"], ids=["absent", "empty", "text"])

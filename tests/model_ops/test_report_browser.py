@@ -14,6 +14,7 @@ from PIL import Image
 
 from model_ops.report import write_report
 from schemas.store import Store
+from tests.model_ops.contrastive_rooted import build_contrastive_root
 from tests.model_ops.rooted import build_root
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
@@ -29,7 +30,9 @@ PROBE = """<script>addEventListener("load", () => {
     pixels: all("img.pixels").map((i) => getComputedStyle(i).imageRendering)
       .filter((r) => r === "pixelated").length,
     rows: all(".glance .main").length, charts: all("svg.chart polyline").length,
-    games: all(".game").length, scripts: all("script").length,
+    games: all(".game").length, pairs: all(".pair").length, bars: all("svg.barchart .bar").length,
+    outside: all("svg.barchart text").filter((t) => t.getBoundingClientRect().left <
+      t.closest("figure").getBoundingClientRect().left).length, scripts: all("script").length,
     clipped: all("h1, h2, .keys dd").filter((e) => e.scrollWidth > e.clientWidth + 1).length,
   };
   document.body.setAttribute("data-seen", JSON.stringify(seen));
@@ -61,6 +64,11 @@ def browse(page: Path, *flags: str) -> str:
 
 @pytest.fixture(scope="module")
 def seen(report: Path) -> dict[str, Any]:
+    """What our script sees on the page."""
+    return probe(report)
+
+
+def probe(report: Path) -> dict[str, Any]:
     """What our script sees in a copy whose policy allows scripts: a model's would run there too."""
     copy = report.with_name("probe.html")
     text = POLICY.sub("", report.read_text())
@@ -89,6 +97,17 @@ def test_no_script_of_a_model_runs(seen: dict[str, Any]) -> None:
 def test_nothing_sticks_out_at_1280_pixels(seen: dict[str, Any]) -> None:
     assert seen["width"] <= seen["window"] == 1280
     assert seen["clipped"] == 0
+
+
+def test_bars_and_pairs_are_there_and_stay_in_their_cards(tmp_path: Path) -> None:
+    """On a page with both methods, whose questions speak HTML."""
+    store = Store(str(tmp_path / "root"))
+    build_contrastive_root(store, beside_dialog=True)
+    seen = probe(Path(write_report(store)))
+    assert seen["games"] == 18 and seen["pairs"] > 30 and seen["bars"] == 3 * 20
+    assert seen["broken"] == seen["outside"] == seen["clipped"] == 0
+    assert seen["title"].endswith("vlm-flywheel") and seen["scripts"] == 1
+    assert seen["width"] <= seen["window"] == 1280
 
 
 def test_the_policy_stops_scripts_even_if_escaping_failed(report: Path) -> None:

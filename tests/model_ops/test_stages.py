@@ -146,3 +146,10 @@ def test_tables_show_base_champion_and_candidate() -> None:
 def test_local_reports_are_linked_as_files() -> None:
     assert tables.link("/runs/report/index.html") == "file:///runs/report/index.html"
     assert tables.link("s3://bucket/report/index.html") == "s3://bucket/report/index.html"
+
+
+def test_a_model_is_seated_with_the_word_of_its_manifest(local_store: Store) -> None:
+    model = Manifest(kind="model", prefix="m", inputs_digest="1")
+    worded = model.model_copy(update={"config": {"reward_word": "good"}})
+    assert local_model(local_store, model, config()).reward_word == ""
+    assert local_model(local_store, worded, config()).reward_word == "good"

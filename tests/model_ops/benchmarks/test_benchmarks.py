@@ -19,8 +19,8 @@ from model_ops.benchmarks import (
     refuse_training_images,
     summarise,
 )
+from model_ops.benchmarks.intervals import metric_of, wilson_interval
 from model_ops.benchmarks.questions import kind_of, scene_of
-from model_ops.benchmarks.summary import metric_of, wilson_interval
 from model_ops.benchmarks.vqa_score import exact_match, normalise_answer, vqa_accuracy
 from model_ops.engines.driver import drive
 from model_ops.engines.scripted import Answer, ScriptedEngine
@@ -73,9 +73,9 @@ def test_nursery_questions_are_true_balanced_and_in_fixed_shares(local_store: St
     items = plan(local_store, VQA)
     rows = list(read_rows(local_store, items.items, QuestionRow))
     kinds = Counter(row.kind for row in rows)
-    assert kinds == {"yesno": 400, "attribute": 200, "position": 200, "count": 200}
+    assert kinds == {"yesno": 500, "attribute": 200, "position": 200, "count": 100}
     said = Counter(row.answers[0] for row in rows if row.kind == "yesno")
-    assert said == {"yes": 200, "no": 200}
+    assert said == {"yes": 250, "no": 250}
     assert len({row.row_id for row in rows}) == 1000
     reader = ImageReader(local_store, items.images)
     for row in rows[:60]:
@@ -114,14 +114,14 @@ def test_vqa_is_asked_greedily_and_scored(local_store: Store) -> None:
         "field/vqa", "field/vqa_attribute", "field/vqa_count", "field/vqa_position",
         "field/vqa_yesno",
     ]
-    assert metrics["field/vqa"].value == pytest.approx(0.8, abs=0.01)
+    assert metrics["field/vqa"].value == pytest.approx(0.9, abs=0.01)
     assert metrics["field/vqa"].n == 1000
     assert metrics["field/vqa_yesno"].value == 1.0
     assert metrics["field/vqa_yesno"].chance == 0.5
     assert metrics["field/vqa_count"].value < 0.1
     scores = item_scores(local_store, done)
     assert len(scores["field/vqa"]) == 1000
-    assert len(scores["field/vqa_yesno"]) == 400
+    assert len(scores["field/vqa_yesno"]) == 500
     assert set(scores["field/vqa"]) == {
         row.row_id for row in read_rows(local_store, items.items, QuestionRow)
     }

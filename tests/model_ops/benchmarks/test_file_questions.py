@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 from PIL import Image
 
-from model_ops.benchmarks.questions import file_questions
+from model_ops.benchmarks.questions import file_questions, image_name
 from model_ops.images import import_images
 from schemas.artifacts import read_rows
 from schemas.config import ImagesConfig
@@ -29,3 +31,13 @@ def test_a_question_is_about_the_image_of_its_folder(local_store: Store, tmp_pat
         "a/1.png": "a/1.png", "b/1.png": "b/1.png", "photos/a/1.png": "a/1.png"}
     assert {json.loads(row.payload)["image"]: row.reason for row in unusable} == {
         "1.png": "ambiguous_image", "c/1.png": "unknown_image"}
+
+
+@pytest.mark.parametrize(("entry", "name"), [
+    ({"Image ID": 2345}, "2345.jpg"), ({"Image ID": "a.b"}, "a.b.jpg"),
+    ({"Image ID": "c.png"}, "c.png"), ({"Image ID": "c.JPG"}, "c.JPG"),
+    ({"image": "folder/d.webp"}, "folder/d.webp"), ({"image": None}, ""), ({}, "")])
+def test_an_entry_names_its_image_in_our_way_or_the_authors(
+    entry: dict[str, Any], name: str
+) -> None:
+    assert image_name(entry) == name

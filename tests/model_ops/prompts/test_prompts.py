@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from model_ops.benchmarks.vqa import question_messages
+from model_ops.criteria import load_criteria
 from model_ops.nursery.skills import ask_prompt, fit_prompt
+from model_ops.programs import contrastive_messages as contrastive
 from model_ops.programs.messages import (
     Messages,
     answer_messages,
@@ -33,6 +35,7 @@ TURNS = [
     for number, (question, answer) in enumerate(PAIRS)
 ]
 
+KIND = load_criteria("default").of("Subject Ambiguity")
 CASES: dict[str, Callable[[Prompts], Messages]] = {
     "nursery/answer": lambda p: answer_messages(p, "is there a red circle ?", TURNS),
     "nursery/ask_first": lambda p: ask_one_messages(p, []),
@@ -49,6 +52,11 @@ CASES: dict[str, Callable[[Prompts], Messages]] = {
     "default/ask_one": lambda p: ask_one_messages(p, TURNS),
     "default/fit": lambda p: fit_messages(p, TURNS),
     "default/vqa": lambda p: question_messages(p, "What is on the table?"),
+    "default/write": lambda p: contrastive.write_messages(p, KIND),
+    "default/check": lambda p: contrastive.check_messages(p, KIND, "What is it?"),
+    "default/imagine": lambda p: contrastive.imagine_messages(p, KIND.desired, "What is it?"),
+    "default/judge": lambda p: contrastive.judge_messages(p, KIND, "What is it?", "It is {red}."),
+    "default/question": lambda p: contrastive.question_messages(p, "What is it?"),
 }
 
 
@@ -75,6 +83,7 @@ def test_the_nursery_set_speaks_the_tiny_models_words() -> None:
 def test_every_file_has_a_version_and_the_set_one_digest(set_name: str) -> None:
     prompts = load_prompts(set_name)
     assert {key for key in prompts.texts if key.endswith(".version")} == {
+        "contrastive.version",
         "dialog.version",
         "vqa.version",
     }

@@ -1,0 +1,144 @@
+"""Other people's instructions and preferences, one record at a time, in one form.
+
+Its one idea: whatever a file looks like, a record is a prompt with pictures and one or two replies.
+Parquet in TRL's layouts (`prompt` with `completion`, or with `chosen` and `rejected`; messages or
+plain text; `images` or `image`) is read here, the authors' JSON files and VLFeedback by `macaroon`.
+What becomes of an example is left to `model_ops.mix`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import pyarrow.parquet as pq
+
+from model_ops.interop.macaroon import BadRecord, ImportedPair, read_pairs
+from model_ops.programs.calls import IMAGE, Message
+from schemas.errors import ConfigError, DropError
+
+_LAYOUTS = ({"prompt", "completion"}, {"prompt", "chosen", "rejected"})
+_COLUMNS = ("prompt", "completion", "chosen", "rejected", "images", "image")
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A record as it is used: a prompt with its pictures, and one or two replies to it."""
+
+    prompt: tuple[Message, ...]
+    chosen: str | None
+    rejected: str | None
+    images: tuple[bytes, ...]
+    source: str
+    """The file and the record's number (from 0)."""
+
+
+def list_files(uri: str) -> list[str]:
+    """The file that *uri* names, or all Parquet files below it; `ConfigError` if there is none."""
+    try:
+        files, path = fsspec.url_to_fs(uri)
+        if not files.isdir(path):
+            files.info(path)
+            return [uri]
+        found = [files.unstrip_protocol(name) for name in sorted(files.find(path))
+                 if name.endswith(".parquet")]
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"{uri} cannot be read: {type(error).__name__}: {error}; give a JSON, "
+                          f"JSONL or Parquet file, or a folder of Parquet files") from error
+    if not found:
+        raise ConfigError(f"{uri} is a folder without Parquet files: name the JSON file in it")
+    return found
+
+
+def stamp(uri: str) -> list[str]:
+    """What tells a file from its later versions: name, size, and tag or time."""
+    files, path = fsspec.url_to_fs(uri)
+    about = files.info(path)
+    tag = about.get("ETag") or about.get("mtime") or about.get("LastModified") or ""
+    return [uri, str(about.get("size")), str(tag)]
+
+
+def read_examples(files: Sequence[str], images_uri: str | None) -> Iterator[Example | BadRecord]:
+    """All records of *files* in order; those that cannot be used as `BadRecord`.
+
+    Reasons beside `macaroon.read_pairs`'s: `no_image`, `bad_message`, `empty_prompt`. Raises
+    `ConfigError` if a file cannot be read.
+    """
+    for uri in files:
+        if uri.endswith(".parquet") and any(layout <= _columns(uri) for layout in _LAYOUTS):
+            yield from _parquet_examples(uri)
+            continue
+        for record in read_pairs(uri, images_uri):
+            yield _from_pair(record) if isinstance(record, ImportedPair) else record
+
+
+def _from_pair(pair: ImportedPair) -> Example:
+    question = pair.question.replace(IMAGE, "").strip()  # LLaVA's files have it in the text
+    return Example((Message("user", (IMAGE, question)),), pair.chosen, pair.rejected,
+                   (pair.image,), pair.source)
+
+
+def _columns(uri: str) -> set[str]:
+    try:
+        with fsspec.open(uri, "rb") as file:
+            return set(pq.read_schema(file).names)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{uri} is not a Parquet file: {error}") from error
+
+
+def _parquet_examples(uri: str) -> Iterator[Example | BadRecord]:
+    with fsspec.open(uri, "rb") as opened:
+        file = pq.ParquetFile(opened)
+        columns = [name for name in _COLUMNS if name in file.schema_arrow.names]
+        batches = file.iter_batches(_BATCH, columns=columns)
+        for number, record in enumerate(row for batch in batches for row in batch.to_pylist()):
+            source = f"{uri}#{number}"
+            try:
+                yield _from_record(record, source)
+            except DropError as error:
+                payload = json.dumps(record, default=lambda value: type(value).__name__)
+                yield BadRecord(payload, error, source)
+
+
+def _from_record(record: Mapping[str, Any], source: str) -> Example:
+    pictures = record.get("images") or [record.get("image")]
+    cells = [cell.get("bytes") if isinstance(cell, Mapping) else cell for cell in pictures]
+    images = tuple(cell for cell in cells if isinstance(cell, bytes))
+    if len(images) < len(cells):
+        raise DropError("no_image", "needs `images` (or `image`) with the pictures' bytes")
+    chosen = record.get("chosen") if "chosen" in record else record.get("completion")
+    try:
+        return Example(_prompt(record["prompt"], len(images)), _reply(chosen),
+                       _reply(record.get("rejected")), images, source)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DropError("bad_message", f"not TRL's messages: {type(error).__name__} "
+                                       f"{error}") from error
+
+
+def _prompt(said: Any, num_images: int) -> tuple[Message, ...]:
+    """A prompt of TRL's layouts; without placeholders the images come before the first question."""
+    turns = [{"role": "user", "content": said}] if isinstance(said, str) else said or []
+    messages = [Message(str(turn["role"]), tuple(_parts(turn["content"]))) for turn in turns]
+    if not any(IMAGE in message.parts for message in messages):
+        asked = next((i for i, message in enumerate(messages) if message.role == "user"), None)
+        if asked is None:
+            raise DropError("empty_prompt", "no user message")
+        messages[asked] = Message("user", (IMAGE,) * num_images + messages[asked].parts)
+    return tuple(messages)
+
+
+def _parts(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content.replace(IMAGE, "").strip()
+        return
+    for part in content or []:
+        yield IMAGE if part["type"] == "image" else str(part["text"]).replace(IMAGE, "")
+
+
+def _reply(said: Any) -> str | None:
+    """The text of a reply; parts and messages are joined by line breaks."""
+    if said is None or isinstance(said, str):
+        return said
+    return "\n".join(part for turn in said for part in _parts(turn["content"]))

@@ -1,0 +1,47 @@
+"""The names of PIE's metrics taken apart: `field/pie-bad_aar` is domain, variant and figure.
+
+A benchmark that is measured with four words and prompts has some sixty metrics; what of them a
+table or a chart shows is decided by name, here.
+"""
+
+import re
+from typing import NamedTuple
+
+_NAME = re.compile(r"(?P<domain>.+)/pie(?:-(?P<variant>[a-z-]+))?_(?P<figure>[a-z_]+)")
+
+
+class PieName(NamedTuple):
+    """A metric of PIE: `field/pie-bad_aar` is (`field`, `bad`, `aar`)."""
+
+    domain: str
+    variant: str
+    """"" for the run with the word and prompt that the model is used with."""
+    figure: str
+
+    @property
+    def benchmark(self) -> str:
+        """The name without the figure: `field/pie-bad`."""
+        return f"{self.domain}/{'-'.join(filter(None, ['pie', self.variant]))}"
+
+    @property
+    def metric(self) -> str:
+        """The whole name."""
+        return f"{self.benchmark}_{self.figure}"
+
+
+def parse_name(metric: str) -> PieName | None:
+    """The parts of a metric's name, or None if it is not of PIE."""
+    found = _NAME.fullmatch(metric)
+    return PieName(found["domain"], found["variant"] or "", found["figure"]) if found else None
+
+
+def is_headline(metric: str) -> bool:
+    """Whether a metric is no detail: of PIE, only the average (micro) and the over-ask rate."""
+    name = parse_name(metric)
+    return name is None or name.figure in ("aar", "overask")
+
+
+def is_of_variant(metric: str) -> bool:
+    """Whether a metric is of PIE with another word or prompt than the model is used with."""
+    name = parse_name(metric)
+    return name is not None and bool(name.variant)

@@ -1,0 +1,83 @@
+"""How many calls and tokens the contrastive method and the PIE benchmark will take.
+
+As in `workload`, what only a run can tell is a named assumption. Per planned question: one call to
+write it (source `model`), one to check it; per question that is left: two replies, two verdicts. A
+call under a criterion samples `num_tries` replies; a `Clear` question as asked has no criterion.
+"""
+
+from model_ops.workload import WORDINGS, Calls, Lesson, num_steps
+from schemas.config import BenchmarkConfig, ContrastiveStage
+from schemas.questions import CLEAR
+
+USABLE_SHARE = 0.7
+"""Share of planned questions that are readable, of their kind, and no duplicate."""
+KEPT_SHARE = 0.5
+"""Share of imagined pairs that pass curation."""
+REPLY_TOKENS = {"nursery": 8, "default": 70}
+"""A reply of one to three sentences."""
+QUESTION_TOKENS = {"nursery": 8, "default": 45}
+"""A question in its JSON."""
+CRITERION_TOKENS = {"nursery": 12, "default": 220}
+"""What a prompt has beside the question: criterion, definition or rubric."""
+LABEL_TOKENS = 1
+"""A verdict is one constrained token or two."""
+
+
+def contrastive_calls(
+    stage: ContrastiveStage, image_tokens: float, prompts: str
+) -> list[Calls]:
+    """Calls of one stage, step by step."""
+    planned = num_questions(stage)
+    asked = USABLE_SHARE * planned
+    prompt = CRITERION_TOKENS[prompts] + QUESTION_TOKENS[prompts] + image_tokens
+    steps = [
+        _calls("write", planned * (stage.questions.source == "model"), prompt,
+               QUESTION_TOKENS[prompts]),
+        _calls("check", planned * (stage.questions.min_type_probability is not None), prompt,
+               LABEL_TOKENS),
+        _imagine_calls(stage, prompt, prompts),
+        _calls("judge", 2 * asked * stage.imagine.judge, prompt + REPLY_TOKENS[prompts],
+               LABEL_TOKENS),
+    ]
+    return [each for each in steps if each.calls]
+
+
+def _imagine_calls(stage: ContrastiveStage, prompt: float, prompts: str) -> Calls:
+    """Two calls a question; *prompt* is that of a call under a criterion."""
+    settings, num = stage.imagine, 2 * USABLE_SHARE * num_questions(stage)
+    clear = sum(n for kind, n in stage.questions.per_type.items() if kind == CLEAR)
+    bare = USABLE_SHARE * clear * settings.clear_as_asked
+    samples = bare + (num - bare) * (settings.num_tries if settings.temperature else 1)
+    return Calls(step="imagine", calls=round(num),
+                 prompt_tokens=round(num * prompt - bare * CRITERION_TOKENS[prompts]),
+                 output_tokens=round(samples * REPLY_TOKENS[prompts]))
+
+
+def num_questions(stage: ContrastiveStage) -> int:
+    """Planned questions of all kinds."""
+    return sum(stage.questions.per_type.values())
+
+
+def contrastive_lesson(stage: ContrastiveStage) -> Lesson:
+    """Rows and steps of one round: two rows a pair for `crl`, one for `sft` and `dpo`; with `mix`,
+    its ratio of general rows beside each."""
+    pairs = KEPT_SHARE * USABLE_SHARE * num_questions(stage)
+    rows = pairs * (2 if stage.train.objective == "crl" else 1)
+    rows *= 1 + (stage.mix.ratio if stage.mix else 0)
+    return Lesson(rows=round(rows), pictures=round(rows), steps=num_steps(rows, stage.train))
+
+
+def pie_calls(benchmark: BenchmarkConfig, image_tokens: float, prompts: str) -> list[Calls]:
+    """One answer a question and, unless rules judge, one verdict."""
+    num = benchmark.num_items + benchmark.pie.num_clear
+    prompt = WORDINGS[prompts].prompt + image_tokens
+    judged = CRITERION_TOKENS[prompts] + REPLY_TOKENS[prompts] + image_tokens
+    asked = num * (benchmark.pie.judge.kind != "rules")
+    calls = [_calls("pie", num, prompt, REPLY_TOKENS[prompts]),
+             _calls("judge", asked, judged, LABEL_TOKENS)]
+    return [each for each in calls if each.calls]
+
+
+def _calls(step: str, num: float, prompt: float, output: float) -> Calls:
+    return Calls(step=step, calls=round(num), prompt_tokens=round(num * prompt),
+                 output_tokens=round(num * output))
