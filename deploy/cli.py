@@ -10,7 +10,13 @@ from typing import Annotated
 
 import typer
 
-from deploy import commands_doctor, commands_look, commands_run
+from deploy import (
+    commands_doctor,
+    commands_exchange,
+    commands_look,
+    commands_measure,
+    commands_run,
+)
 from deploy.console import err, is_debug
 from schemas.errors import FlywheelError
 
@@ -18,6 +24,8 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
                   help="A vision-language model that makes its own data, learns, is measured.")
 commands_run.register(app)
 commands_look.register(app)
+commands_exchange.register(app)
+commands_measure.register(app)
 commands_doctor.register(app)
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.console import AsJson, out, show
+from deploy.readable import gist, plain, readable
 from schemas.errors import StoreError
 from schemas.manifest import Manifest
 from schemas.store import Store
@@ -81,8 +82,8 @@ def explain(root: str, row_id: str, as_json: AsJson = False) -> None:
     lineage = walk(Store(root), row_id)
 
     def told() -> Group:
-        return Group(*(Text.assemble((f"{step.what}: ", "bold"), step.text, f"\n    {step.uri}")
-                       for step in lineage.steps))
+        return Group(*(Text.assemble((f"{step.what}: ", "bold"), plain(step.text),
+                                     f"\n    {step.uri}") for step in lineage.steps))
 
     show(lineage, as_json, told)
 
@@ -114,9 +115,13 @@ def _artifact(store: Store, manifest: Manifest) -> Group:
     about.add_row("quarantined", str(sum(shard.num_quarantined for shard in manifest.shards)))
     for name, value in {**manifest.parents, **manifest.funnel, **manifest.stats}.items():
         about.add_row(name, str(value))
-    first = Table("row", "row_id / image_id", title="first rows", title_justify="left")
-    for place, row in enumerate(_rows(store, manifest, 0, 10)):
-        first.add_row(str(place), str(row.get("row_id", row.get("image_id", ""))))
+    rows = _rows(store, manifest, 0, 10)
+    gists = [gist(row) for row in rows]
+    columns = ["row", "row_id / image_id", *(["about"] if any(gists) else [])]
+    first = Table(*columns, title="first rows", title_justify="left")
+    for place, (row, line) in enumerate(zip(rows, gists, strict=True)):
+        cells = (str(place), str(row.get("row_id", row.get("image_id", ""))), line)
+        first.add_row(*(Text(cell) for cell in cells[: len(columns)]))
     return Group(Text(store.uri(manifest.prefix)), about, *([first] if manifest.shards else []))
 
 
@@ -125,7 +130,7 @@ def _dropped(rows: list[dict[str, Any]]) -> Table:
                   title=f"{min(len(rows), NUM_QUARANTINED)} of {len(rows)} quarantined rows")
     for place, row in enumerate(rows[:NUM_QUARANTINED]):
         told = (row[name] for name in ("row_id", "reason", "detail", "source"))
-        table.add_row(str(place), *map(Text, told))
+        table.add_row(str(place), *(Text(plain(text)) for text in told))
     return table
 
 
@@ -151,8 +156,8 @@ def _show_row(
     shown = {name: _without_bytes(value) for name, value in row.items()}
     if as_json:
         return show({"row": shown, "pictures": files}, True, Table)
-    for name, value in shown.items():
-        out.print(Text(f"{name}: ", style="bold") + Text(str(value)))
+    for name, value in readable(shown):
+        out.print(Text(f"{name}: ", style="bold") + Text(value))
     for picture in found if draw and out.is_terminal else []:
         out.print(pictures.drawn(picture))
     for file in files:

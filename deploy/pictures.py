@@ -74,8 +74,11 @@ def _images_prefix(prefix: str) -> str:
     """The images that an artifact's ids belong to: a benchmark's own, or the run's."""
     parts = prefix.split("/")
     for place, part in enumerate(parts):
-        if part in TO_BENCHMARK and place + TO_BENCHMARK[part] < len(parts):
-            return f"benchmarks/{parts[place + TO_BENCHMARK[part]]}/images"
+        at = place + TO_BENCHMARK.get(part, len(parts))
+        if at < len(parts):
+            judged_again = part != "benchmarks" and at + 1 < len(parts)  # field-pie-rules/sample
+            name = parts[at].rpartition("-")[0] if judged_again else parts[at]
+            return f"benchmarks/{name}/images"
     return "images"
 
 

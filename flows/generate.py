@@ -1,11 +1,15 @@
-"""Data sets only: every stage's games are planned, played and curated by the base model.
+"""Data sets only: every stage's games or questions are planned, played and curated by the base.
 
 The artifacts are those of round 1, under the same names: `improve` on the same root finds them
 complete and goes on with training.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from prefect import flow
 
+from flows.contrastive import generate_contrastive
 from flows.dialog import generate_dialog
 from model_ops.rounds import RoundClock
 from model_ops.stages import StagePlace
@@ -14,6 +18,12 @@ from schemas.lock import hold_root
 from schemas.store import Store
 from tasks.naming import run_name
 from tasks.prepare import import_images, publish_base
+
+GENERATE: dict[str, Callable[..., Any]] = {
+    "dialog": generate_dialog,
+    "contrastive": generate_contrastive,
+}
+"""What makes the training rows of each method; all leave an artifact `train`."""
 
 
 @flow(name="generate", flow_run_name=run_name, persist_result=False)
@@ -25,4 +35,5 @@ def generate(config: RunConfig) -> list[str]:
         base = publish_base(config)
         clock = RoundClock(store, 1)
         places = [StagePlace(config, 1, index) for index in range(len(config.stages))]
-        return [generate_dialog(place, images, base, clock).train.prefix for place in places]
+        return [GENERATE[place.stage.method](place, images, base, clock).train.prefix
+                for place in places]

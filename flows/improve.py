@@ -6,6 +6,7 @@ round is its `round.json`. So a run that was killed anywhere is continued by sta
 
 from prefect import flow, get_run_logger
 
+from flows.contrastive import contrastive_stage
 from flows.dialog import Trained, dialog_stage
 from flows.evaluate import measure
 from model_ops.rounds import (
@@ -44,7 +45,7 @@ from tasks.prepare import (
 )
 from tasks.publish import report, show_round
 
-STAGES = {"dialog": dialog_stage}
+STAGES = {"dialog": dialog_stage, "contrastive": contrastive_stage}
 """The flow of each method's stage."""
 
 

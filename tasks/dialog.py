@@ -6,6 +6,7 @@ from model_ops import grouping, stages
 from model_ops.curation import dialog as curation
 from model_ops.prompts import load_prompts
 from model_ops.stages import StagePlace
+from schemas.config import DialogStage
 from schemas.manifest import Manifest
 from schemas.store import Store
 from tasks.progress import progress
@@ -15,11 +16,11 @@ from tasks.step import noted, step
 @step(name="plan games", task_run_name="plan games, round {place.round}")
 def plan_games(place: StagePlace, images: Manifest) -> Manifest:
     """Group the images into games."""
-    store, config = Store(place.config.root), place.config
+    store, config, stage = Store(place.config.root), place.config, place.of(DialogStage)
     prefix = place.prefix("games")
     return noted(store, prefix, lambda: grouping.plan_games(
-        store, images, place.stage.grouping, place.stage.games, place.seed, prefix,
-        config.shard_size, config.engine))
+        store, images, stage.grouping, stage.games, place.seed, prefix, config.shard_size,
+        config.engine))
 
 
 @step(name="play games", task_run_name="play games, round {place.round}")
@@ -36,8 +37,8 @@ def curate_games(place: StagePlace, transcripts: Manifest, images: Manifest) -> 
     """Turn the games worth learning from into training rows; the funnel says why others went."""
     store, config, prefix = Store(place.config.root), place.config, place.prefix("train")
     manifest = noted(store, prefix, lambda: curation.curate(
-        store, transcripts, images, place.stage.curation, load_prompts(config.model.prompts),
-        prefix, config.shard_size, place.seed))
+        store, transcripts, images, place.of(DialogStage).curation,
+        load_prompts(config.model.prompts), prefix, config.shard_size, place.seed))
     create_table_artifact(
         [{"step": name, "count": count} for name, count in manifest.funnel.items()],
         key="funnel", description=f"Round {place.round}, {place.name}: what became of the games")

@@ -1,5 +1,6 @@
 """The task that trains."""
 
+from model_ops.contrastive import reward_word
 from model_ops.stages import StagePlace, training_rows
 from model_ops.training import launch
 from schemas.manifest import Manifest
@@ -9,10 +10,12 @@ from tasks.step import noted, step
 
 
 @step(name="train", task_run_name="train, round {place.round}")
-def train(place: StagePlace, rows: Manifest, start: Manifest) -> Manifest:
-    """Fine-tune `start` on the stage's rows; the new model's manifest."""
+def train(
+    place: StagePlace, rows: Manifest, start: Manifest, mix: Manifest | None = None
+) -> Manifest:
+    """Fine-tune `start` on the stage's rows (and general ones); the new model's manifest."""
     store, config, prefix = Store(place.config.root), place.config, place.prefix("model")
     with progress(f"training steps of round {place.round}", "progress-training") as shown:
         return noted(store, prefix, lambda: launch.train(
             store, training_rows(store, place, rows), start, place.stage.train, prefix, place.seed,
-            config.model, on_progress=shown))
+            config.model, on_progress=shown, reward_word=reward_word(place), mix=mix))

@@ -31,6 +31,7 @@ class Offline(NamedTuple):
 
     seconds: float
     num_calls: int
+    num_samples: int
     num_tokens: int
 
 
@@ -60,8 +61,10 @@ class RecordingEngine(VllmEngine):
         started = time.perf_counter()
         answered = self._offline.generate(prompts, params, use_tqdm=False)
         seconds = time.perf_counter() - started
-        num_tokens = sum(len(sample.token_ids) for each in answered for sample in each.outputs)
-        return Offline(seconds, len(answered), num_tokens)
+        samples = [sample for each in answered for sample in each.outputs]
+        assert len(samples) == sum(each.params.n for each in recorded)
+        return Offline(seconds, len(answered), len(samples),
+                       sum(len(sample.token_ids) for sample in samples))
 
     def _send(self, request_id: str, asked: _Asked) -> None:
         forced = asked.choosing.forced if asked.choosing else ()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,11 +21,12 @@ from model_ops.engines.pictures import ReadImage
 from model_ops.grouping import draw, read_refs
 from model_ops.images import ImageReader, import_images
 from model_ops.models import locate_model
+from model_ops.programs.calls import Program
 from model_ops.programs.context import JobContext
 from model_ops.programs.dialog import play
 from model_ops.prompts import load_prompts
-from schemas.config import DialogPlayConfig, GroupingConfig, RunConfig
-from schemas.manifest import digest
+from schemas.config import DialogPlayConfig, DialogStage, GroupingConfig, RunConfig
+from schemas.manifest import Manifest, digest
 from schemas.rows import GameRow
 from schemas.store import Store
 
@@ -43,11 +44,13 @@ class Workload:
     model: Path
     games: Sequence[GameRow]
     read: ReadImage
+    store: Store
+    images: Manifest
 
     @property
     def rules(self) -> DialogPlayConfig:
         """The configuration's own rules."""
-        return self.config.stages[0].play
+        return _games_stage(self.config).play
 
     @property
     def uneven(self) -> list[DialogPlayConfig]:
@@ -79,7 +82,7 @@ class Played(NamedTuple):
 def plan(store: Store, num_games: int = NUM_GAMES) -> Workload:
     """Import images and draw games, in the demo's proportion of game sizes and images a game."""
     config = load_config(Path(os.environ.get("BENCH_CONFIG", DEMO)))
-    planned = config.stages[0].games
+    planned = _games_stage(config).games
     share = num_games / sum(planned.values())
     limit = max(32, round((config.images.limit or 2000) * share))
     images = import_images(store, config.images.model_copy(update={"limit": limit}))
@@ -89,7 +92,8 @@ def plan(store: Store, num_games: int = NUM_GAMES) -> Workload:
     games = [game for size, number in sorted(sizes.items()) for game in draw(
         refs, vectors, GroupingConfig(method="random"), size, number, config.seed)]
     random.Random(config.seed).shuffle(games)
-    return Workload(config, locate_model(config.model.uri), games, ImageReader(store, images).read)
+    return Workload(config, locate_model(config.model.uri), games, ImageReader(store, images).read,
+                    store, images)
 
 
 def run(workload: Workload, engine: Engine, rules: Sequence[DialogPlayConfig] | None = None,
@@ -99,6 +103,12 @@ def run(workload: Workload, engine: Engine, rules: Sequence[DialogPlayConfig] | 
     contexts = [_context(workload, each) for each in rules or [workload.rules]]
     programs = ((game.row_id, play(game, contexts[number % len(contexts)]))
                 for number, game in enumerate(chosen))
+    return timed(workload, engine, programs, live)
+
+
+def timed(workload: Workload, engine: Engine, programs: Iterable[tuple[str, Program[Any]]],
+          live: int | None = None) -> Played:
+    """Drive *programs* (pairs of row key and program) to their ends."""
     started = time.perf_counter()
     outcomes = list(drive(programs, {"": engine}, live or workload.config.engine.live_programs,
                           workload.config.seed))
@@ -106,7 +116,7 @@ def run(workload: Workload, engine: Engine, rules: Sequence[DialogPlayConfig] | 
 
 
 def rows_by_game(played: Played) -> Mapping[str, object]:
-    """The row of every game; fails if a game ended in an error or came out twice."""
+    """The row of every game (or other item); fails if one ended in an error or came out twice."""
     broken = [outcome.error for outcome in played.outcomes if outcome.error]
     assert not broken, broken[:3]
     rows = {outcome.key: outcome.row for outcome in played.outcomes}
@@ -117,6 +127,12 @@ def rows_by_game(played: Played) -> Mapping[str, object]:
 def keys(games: Iterable[GameRow]) -> set[str]:
     """The games' row ids."""
     return {game.row_id for game in games}
+
+
+def _games_stage(config: RunConfig) -> DialogStage:
+    stage = config.stages[0]
+    assert isinstance(stage, DialogStage), "the games are those of a dialog stage"
+    return stage
 
 
 def _context(workload: Workload, rules: DialogPlayConfig) -> JobContext[DialogPlayConfig]:

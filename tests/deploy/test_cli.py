@@ -47,7 +47,8 @@ def test_a_wrong_field_is_named(repo: Path, tmp_path: Path) -> None:
     assert done.returncode == 1 and "stages.0.method" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["demo", "nursery-long", "nightly", "qwen-dialog"])
+@pytest.mark.parametrize("name", ["demo", "nursery-long", "nightly", "qwen-dialog",
+                                  "nursery-contrastive", "llava-contrastive"])
 def test_the_plan_of_every_example_loads_no_model(repo: Path, tmp_path: Path, name: str) -> None:
     done = flywheel(repo, tmp_path, "run", f"deploy/configs/{name}.yaml", "--dry-run", "--json")
     assert done.returncode == 0, done.stderr

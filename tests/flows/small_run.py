@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.artifacts import read_manifest
+from schemas.questions import QUESTION_TYPES
 from schemas.store import Store
 
 BIN = Path(sys.executable).parent
@@ -35,6 +36,26 @@ def small_config(root: str, **changes: Any) -> dict[str, Any]:
         "stages": [stage], "evaluation": {"benchmarks": [games, questions]},
         "gate": {"primary": "field/game2_success"}, "stop": {"rounds": 1, "plateau": None},
         "shard_size": 4, **changes}
+
+
+def small_contrastive(root: str, **changes: Any) -> dict[str, Any]:
+    """One round of ten questions of each kind about 40 images; PIE with the model's own reward
+    word, with none and with `bad`; a few training steps."""
+    stage = {"method": "contrastive",
+             "questions": {"per_type": dict.fromkeys(QUESTION_TYPES, 10),
+                           "max_share_per_opening": None},
+             "imagine": {"criteria": "nursery", "max_tokens": 16},
+             "train": {"objective": "crl", "adapter": "full", "batch_size": 8, "max_steps": 6,
+                       "save_steps": 2}}
+    pie = {"criteria": "nursery", "judge": {"kind": "rules"}, "num_clear": 8, "max_tokens": 16}
+    benchmarks = [
+        {"kind": "pie", "domain": "field", "num_items": 24, "pie": {**pie, "reward": reward},
+         "images": {"uri": "nursery://field", "limit": 32, "seed": 1005}}
+        for reward in ("model", "none", "bad")]
+    contrastive = {"images": {"uri": "nursery://field", "limit": 40, "seed": 1},
+                   "stages": [stage], "evaluation": {"benchmarks": benchmarks},
+                   "gate": {"primary": "field/pie_aar"}}
+    return small_config(root, **{**contrastive, **changes})
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

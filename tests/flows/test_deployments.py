@@ -68,8 +68,15 @@ def wait_for(api: Prefect, server: "subprocess.Popen[bytes]", log: Path) -> None
 
 
 def test_all_deployments_are_there_with_their_parameters(prefect: Prefect) -> None:
-    found = {d["name"]: d for d in prefect.ask("/deployments/filter")}
-    assert set(found) == {"demo", "nightly", "dialog", "model"}
+    flows = {flow["id"]: flow["name"] for flow in prefect.ask("/flows/filter")}
+    deployed = prefect.ask("/deployments/filter")
+    assert sorted(f"{flows[d['flow_id']]}/{d['name']}" for d in deployed) == [
+        "evaluate/model", "generate/contrastive", "generate/dialog", "improve/contrastive",
+        "improve/demo", "improve/nightly"]
+    for each in deployed:
+        if each["name"] == "contrastive":
+            assert each["parameters"]["config"]["root"] == "runs/contrastive"
+    found = {d["name"]: d for d in deployed}
     assert found["demo"]["parameters"]["config"]["root"] == "runs/demo"
     assert found["model"]["parameters"]["model_uri"] == "nursery://vlm"
     schema = found["demo"]["parameter_openapi_schema"]

@@ -1,0 +1,62 @@
+"""The `contrastive` stage: a model asks odd questions, imagines how they should and should not be
+replied to, and learns the difference."""
+
+from typing import NamedTuple
+
+from flows.dialog import Trained
+from model_ops.rounds import RoundClock
+from model_ops.stages import StagePlace, stage_record
+from schemas.config import ContrastiveStage
+from schemas.manifest import Manifest
+from tasks.contrastive import (
+    ask_questions,
+    curate_pairs,
+    imagine_replies,
+    mix_in,
+    plan_questions,
+    select_questions,
+    write_rows,
+)
+from tasks.training import train
+
+
+class Generated(NamedTuple):
+    """What generation leaves in a stage: each with its manifest published."""
+
+    slots: Manifest
+    asked: Manifest
+    questions: Manifest
+    imagined: Manifest
+    pairs: Manifest
+    train: Manifest
+
+
+def generate_contrastive(
+    place: StagePlace, images: Manifest, model: Manifest, clock: RoundClock
+) -> Generated:
+    """images -> slots -> asked -> questions -> imagined -> pairs -> train rows."""
+    with clock.step("questions", place.name):
+        slots = plan_questions(place, images)
+        asked = ask_questions(place, slots, images, model)
+        questions = select_questions(place, asked)
+    with clock.step("generate", place.name):
+        imagined = imagine_replies(place, questions, images, model)
+    with clock.step("curate", place.name):
+        pairs = curate_pairs(place, questions, imagined, images)
+        rows = write_rows(place, pairs)
+    return Generated(slots, asked, questions, imagined, pairs, rows)
+
+
+def contrastive_stage(
+    place: StagePlace, images: Manifest, model: Manifest, start: Manifest, clock: RoundClock
+) -> Trained:
+    """Generate with `model`, train from `start` (which stays as it is if no pair was kept)."""
+    generated = generate_contrastive(place, images, model, clock)
+    rows, mix, trained = generated.train, None, start
+    with clock.step("train", place.name):
+        if rows.num_rows and place.of(ContrastiveStage).mix:
+            mix = mix_in(place, rows)
+        if rows.num_rows:
+            trained = train(place, rows, start, mix)
+    artifacts = {**generated._asdict(), **({"mix": mix} if mix else {}), "model": trained}
+    return Trained(stage_record(place, artifacts, clock.stage(place.name)), trained)
