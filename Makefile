@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit kill lint bench report
+.PHONY: help setup demo test unit e2e kill lint bench report
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -14,15 +14,18 @@ demo: setup ## run the demo: two rounds of self-improvement on a CPU
 	@echo "demo: two rounds on this machine; the report is linked at the end"
 	@$(BIN)/flywheel demo
 
-test: setup ## all tests that need no GPU, with coverage (but `make kill`)
+test: setup ## all tests that need no GPU, with coverage (but e2e and kill)
 	@echo "test: unit, engine, Ray and Prefect tests; 'make unit' is the quick part"
-	@$(BIN)/coverage run -m pytest -m "not gpu and not bench and not kill"
+	@$(BIN)/coverage run -m pytest -m "not gpu and not bench and not e2e and not kill"
 	@$(BIN)/coverage report
 
 unit: setup ## the quick tests only
 	@$(BIN)/pytest
 
-kill: setup ## kill -9 a whole run at three places; it must end with the same rows
+e2e: setup ## a small contrastive run, generate and improve, on the real engines
+	@$(BIN)/pytest -m e2e tests/flows
+
+kill: setup ## kill -9 whole runs mid-way; they must end with the same rows
 	@$(BIN)/pytest -m kill tests
 
 lint: setup ## ruff and mypy

@@ -18,8 +18,8 @@ from schemas.rows import ImaginedRow, ItemRow, PairRow, TrainRow
 from schemas.store import Store
 from tests.flows.small_run import environment, process, small_contrastive
 
-pytestmark = [pytest.mark.prefect, pytest.mark.slow, pytest.mark.engine, pytest.mark.ray,
-              pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.prefect, pytest.mark.slow, pytest.mark.engine,
+              pytest.mark.ray, pytest.mark.timeout(600)]
 STAGE = "rounds/round=0001/00-contrastive"
 STEPS = ("slots", "asked", "questions", "imagined", "pairs", "train", "model")
 PIES = {"field-pie": "field/pie", "field-pie-none": "field/pie-none",
