@@ -49,9 +49,9 @@ class ImagineConfig(Config):
     criteria: str = "default"
     """The criteria set: `default`, `nursery`, or a folder of your own with one YAML a kind."""
     temperature: float = Field(default=0.7, ge=0)
-    """Temperature of both replies."""
+    """Temperature of the replies under a criterion."""
     top_p: float = Field(default=0.9, gt=0, le=1)
-    """Nucleus of both replies."""
+    """Nucleus of the same."""
     num_tries: int = Field(default=4, ge=1)
     """Sample so many replies a criterion (one call) and take the first whose form is right: asks
     where it should, and only there."""
