@@ -68,9 +68,9 @@ def _criterion_call(asked: AskedRow, text: str, context: ImagineContext) -> Gene
 
 
 def _well_formed(reply: Reply, problem: Callable[[str], str | None]) -> Sample:
-    """The first whole sample without a problem of form; the very first if there is none."""
-    whole = (s for s in reply.samples if s.text.strip() and s.finish_reason != "length")
-    return next((s for s in whole if problem(s.text.strip()) is None), reply.samples[0])
+    """The first sample without a problem of form; the very first if all have one."""
+    right = (sample for sample in reply.samples if problem(sample.text.strip()) is None)
+    return next(right, reply.samples[0])
 
 
 def _judge(
