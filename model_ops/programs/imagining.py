@@ -6,7 +6,9 @@ without its reward word, as it is the criterion that says what is wanted. The ju
 [P]; which pairs are learnt from is curation's decision.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from model_ops.criteria import CriteriaSet, Criterion, load_criteria
 from model_ops.criteria.forms import desired_problem, undesired_problem
@@ -14,6 +16,7 @@ from model_ops.programs.calls import Generate, Program, Reply, Sample, Sampling
 from model_ops.programs.context import JobContext
 from model_ops.programs.contrastive_messages import imagine_messages, question_messages
 from model_ops.programs.judging import Verdict, judge_call, read_verdict
+from model_ops.programs.replies import normalise
 from model_ops.programs.steps import Meter, generate_all, metered
 from schemas.config import ImagineConfig
 from schemas.errors import DropError
@@ -28,11 +31,11 @@ def imagine(asked: AskedRow, context: ImagineContext) -> Program[ImaginedRow]:
     """Both replies to the question, judged if the settings say so."""
     criteria = load_criteria(context.settings.criteria)
     criterion, meter = criteria.of(asked.question_type), Meter()
-    calls = [_desired_call(asked, criterion, context),
+    calls = [*_desired_calls(asked, criterion, context),
              _criterion_call(asked, criterion.undesired, context)]
-    first, second = yield from metered(generate_all(calls), meter)
-    desired = _well_formed(first, lambda text: desired_problem(text, criterion))
-    undesired = _well_formed(second, lambda text: undesired_problem(text, criterion))
+    *wanted, unwanted = yield from metered(generate_all(calls), meter)
+    desired = _well_formed(_agreed(wanted), lambda text: desired_problem(text, criterion))
+    undesired = _well_formed(unwanted, lambda text: undesired_problem(text, criterion))
     verdicts = yield from metered(_judge(asked, criterion, (desired, undesired), context), meter)
     return _row(asked, desired, undesired, verdicts, criteria, context, meter)
 
@@ -50,13 +53,23 @@ def imagined_id(asked: AskedRow, context: ImagineContext, criteria: CriteriaSet)
     )
 
 
-def _desired_call(asked: AskedRow, criterion: Criterion, context: ImagineContext) -> Generate:
+def _desired_calls(
+    asked: AskedRow, criterion: Criterion, context: ImagineContext
+) -> list[Generate]:
     """Under the criterion; a clear question as anybody asks it: what the model answers by itself,
-    at temperature 0 and with its reward word, is what has to be kept."""
-    if asked.question_type == CLEAR and context.settings.clear_as_asked:
-        messages = question_messages(context.prompts, asked.question)
-        return Generate(messages, (asked.image,), Sampling(max_tokens=context.settings.max_tokens))
-    return _criterion_call(asked, criterion.desired, context)
+    at temperature 0 and with its reward word, is what has to be kept. It may look again."""
+    settings = context.settings
+    if asked.question_type != CLEAR or not settings.clear_as_asked:
+        return [_criterion_call(asked, criterion.desired, context)]
+    call = Generate(question_messages(context.prompts, asked.question), (asked.image,),
+                    Sampling(max_tokens=settings.max_tokens))
+    return [call, *(replace(call, look=look) for look in settings.looks)]
+
+
+def _agreed(replies: Sequence[Reply]) -> Reply:
+    """The reply that most looks give; the one to the image as it is, among equals."""
+    votes = Counter(normalise(reply.text) for reply in replies)
+    return max(replies, key=lambda reply: votes[normalise(reply.text)])
 
 
 def _criterion_call(asked: AskedRow, text: str, context: ImagineContext) -> Generate:

@@ -5,6 +5,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
+Look = Literal["stretched", "dimmed", "lighter", "deeper", "deepest"]
+"""A light in which a picture may be shown again (`model_ops/looks.py`)."""
+
+
 class Config(BaseModel):
     """Base of all configuration models."""
 

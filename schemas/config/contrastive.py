@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.config.base import Config
+from schemas.config.base import Config, Look
 from schemas.config.training import CrlConfig, DpoConfig, SftConfig
 from schemas.questions import QUESTION_TYPES, QuestionType
 
@@ -58,6 +58,9 @@ class ImagineConfig(Config):
     clear_as_asked: bool = True
     """Take what the model answers to the bare question, at temperature 0, as the desired reply to a
     `Clear` question, instead of asking under a criterion: it is to go on answering as it does."""
+    looks: list[Look] = []
+    """`clear_as_asked`: show the image in these lights too and take the answer that most looks give
+    (`model_ops/looks.py`), as `play.looks` does."""
     max_tokens: int = Field(default=256, ge=1)
     """A reply that is longer is cut off, and dropped by `curation.drop_cut_off`."""
     judge: bool = True

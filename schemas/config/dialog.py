@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from schemas.config.base import Config
+from schemas.config.base import Config, Look
 from schemas.config.training import SftConfig
 
 
@@ -46,7 +46,7 @@ class DialogPlayConfig(Config):
     """Temperature of answers."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """Nucleus of questions and answers."""
-    looks: list[Literal["stretched", "dimmed", "lighter", "deeper", "deepest"]] = []
+    looks: list[Look] = []
     """Show the Describer the target in these lights too, and take the answer that most looks give
     (`model_ops/looks.py`). It is learnt as the answer to the picture as it is."""
     rotations: bool = True

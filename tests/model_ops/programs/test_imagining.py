@@ -294,3 +294,32 @@ def test_ids_come_from_inputs_and_not_from_where_the_criteria_lie(tmp_path: Path
     ids = [id_of(), id_of(criteria=str(copy)), id_of(temperature=1.0), id_of(judge=False),
            id_of(num_tries=1), id_of(clear_as_asked=False), other_model]
     assert len(set(ids)) == len(ids)
+
+
+def test_a_clear_question_is_looked_at_again_and_most_looks_decide() -> None:
+    said = {"": "red", "deeper": "blue", "deepest": "Blue."}
+    heard: list[str] = []
+
+    def answer(call: Call, seed: int) -> str:
+        assert isinstance(call, Generate)
+        if not is_bare(replace(call, look="")):
+            return "Which one do you mean?"
+        heard.append(call.look)
+        return said[call.look]
+
+    settings = ImagineConfig(looks=["deeper", "deepest"], judge=False)
+    (outcome,) = imagine_all([asked(0, CLEAR)], answer, imagine_context(settings))
+    assert heard == ["", "deeper", "deepest"]
+    assert outcome.row is not None
+    assert outcome.row.desired == "blue"
+
+
+def test_among_equally_many_looks_the_image_as_it_is_decides() -> None:
+    def answer(call: Call, seed: int) -> str:
+        assert isinstance(call, Generate)
+        return call.look or "as it is"
+
+    settings = ImagineConfig(looks=["deeper", "deepest"], judge=False)
+    (outcome,) = imagine_all([asked(0, CLEAR)], answer, imagine_context(settings))
+    assert outcome.row is not None
+    assert outcome.row.desired == "as it is"
