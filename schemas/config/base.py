@@ -4,7 +4,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-
 Look = Literal["stretched", "dimmed", "lighter", "deeper", "deepest"]
 """A light in which a picture may be shown again (`model_ops/looks.py`)."""
 
