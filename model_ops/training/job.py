@@ -15,7 +15,7 @@ from schemas.config import CrlConfig, DpoConfig, ModelConfig, SftConfig
 from schemas.manifest import Manifest, digest
 from schemas.store import Store
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise it when a change of this package makes the same inputs give another model."""
 
 ObjectiveConfig = SftConfig | CrlConfig | DpoConfig

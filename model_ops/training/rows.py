@@ -45,7 +45,8 @@ def choose_rows(counts: list[int], replay: float, max_rows: int | None, seed: in
     if not replay:
         return _sample(draw, range(total), max_rows or total)
     cap = max_rows or total
-    current = _sample(draw, range(num_earlier, total), max(1, round(cap * (1 - replay))))
+    room = max(1, round(cap * (1 - replay)), cap - num_earlier)
+    current = _sample(draw, range(num_earlier, total), room)
     wanted = min(round(len(current) * replay / (1 - replay)), cap - len(current))
     return sorted([*_sample(draw, range(num_earlier), wanted), *current])
 

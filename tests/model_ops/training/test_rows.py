@@ -33,6 +33,13 @@ def test_replay_takes_all_of_this_round_and_a_share_of_the_others() -> None:
     assert any(500 <= index < 1000 for index in chosen)
 
 
+def test_what_earlier_rounds_cannot_fill_is_left_to_this_round() -> None:
+    assert choose_rows([1000], 0.5, None, seed=1) == list(range(1000))
+    assert len(choose_rows([1000], 0.5, 600, seed=1)) == 600
+    few = choose_rows([10, 1000], 0.5, None, seed=1)
+    assert few == list(range(1010))
+
+
 def test_the_choice_is_the_seeds() -> None:
     assert choose_rows([50, 50], 0.3, 20, seed=1) == choose_rows([50, 50], 0.3, 20, seed=1)
     assert choose_rows([50, 50], 0.3, 20, seed=1) != choose_rows([50, 50], 0.3, 20, seed=2)
