@@ -22,8 +22,8 @@ test: setup ## all tests that need no GPU, with coverage (but e2e and kill)
 unit: setup ## the quick tests only
 	@$(BIN)/pytest
 
-e2e: setup ## a small contrastive run, generate and improve, on the real engines
-	@$(BIN)/pytest -m e2e tests/flows
+e2e: setup ## minutes long: a small contrastive run, two training workers, a killed pool
+	@$(BIN)/pytest -m e2e tests
 
 kill: setup ## kill -9 whole runs mid-way; they must end with the same rows
 	@$(BIN)/pytest -m kill tests

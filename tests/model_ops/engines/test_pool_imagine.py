@@ -22,7 +22,7 @@ from schemas.rows import AskedRow, ImaginedRow
 from schemas.store import Store
 from tests.model_ops.engines.plays import answer, collection, refs_of
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.e2e]
 
 HERE = "tests.model_ops.engines.test_pool_imagine"
 ENGINE = EngineConfig(num_actors=1, live_programs=16, max_model_len=512)

@@ -225,6 +225,7 @@ def test_a_killed_driver_ends_its_workers_and_a_second_run_continues(
 
 @in_ray
 @pytest.mark.s3
+@pytest.mark.e2e
 def test_two_workers_on_a_bucket(s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                  _fresh_ray: None) -> None:
     monkeypatch.setenv("FLYWHEEL_CACHE", str(tmp_path / "cache"))
