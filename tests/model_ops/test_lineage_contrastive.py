@@ -13,6 +13,8 @@ from schemas.rows import AskedRow, ImaginedRow, PairRow, QuarantineRow, Row, Slo
 from schemas.store import Store
 from tests.model_ops.contrastive_rooted import build_contrastive_root
 
+pytestmark = pytest.mark.slow
+
 RowT = TypeVar("RowT", bound=Row)
 STAGE = "rounds/round=0002/00-contrastive"
 LINE = ["slots", "asked", "imagined", "pairs"]

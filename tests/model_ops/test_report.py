@@ -63,6 +63,7 @@ def test_the_same_root_gives_the_same_page(root: Store, page: str) -> None:
     assert render(root) == page
 
 
+@pytest.mark.slow
 def test_photographs_become_thumbnails(tmp_path: Path) -> None:
     save_photographs(tmp_path, 24)
     store = Store(str(tmp_path / "root"))

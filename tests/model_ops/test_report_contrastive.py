@@ -21,6 +21,8 @@ from schemas.store import Store
 from tests.model_ops.contrastive_rooted import PER_TYPE, build_contrastive_root
 from tests.model_ops.rooted import HOSTILE, build_root
 
+pytestmark = pytest.mark.slow
+
 STAGE = "rounds/round=0001/00-contrastive"
 
 

@@ -61,6 +61,7 @@ def test_a_damaged_pointer_says_what_to_do(local_store: Store) -> None:
         read_champion(local_store)
 
 
+@pytest.mark.slow
 def test_of_two_processes_exactly_one_promotes(
         store: Store, child_env: Callable[[], dict[str, str]]) -> None:
     swap_champion(store, None, champion("base"))

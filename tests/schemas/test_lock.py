@@ -67,6 +67,7 @@ def test_a_lease_of_another_machine_is_respected_until_it_expires(local_store: S
         assert stored(local_store).holder == "me"
 
 
+@pytest.mark.slow
 def test_a_killed_holder_on_this_machine_does_not_block(
         store: Store, child_env: Callable[[], dict[str, str]]) -> None:
     child = subprocess.Popen([sys.executable, "-c", HOLD, store.root], env=child_env(),
@@ -87,6 +88,7 @@ def test_a_reused_pid_is_not_the_holder(local_store: Store) -> None:
     assert _start_time(os.getpid()) != "" and _start_time(2**22 + 1) == ""
 
 
+@pytest.mark.slow
 def test_the_lease_is_renewed_while_the_run_lasts(local_store: Store) -> None:
     with hold_root(local_store, "long", SECOND * 0.6) as lock:
         first = stored(local_store).expires_at

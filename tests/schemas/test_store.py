@@ -130,6 +130,7 @@ def test_of_many_threads_with_the_same_expectation_one_wins(store: Store) -> Non
     assert len(wins) == 1 and store.read_bytes("x") == str(wins[0]).encode()
 
 
+@pytest.mark.slow
 def test_two_processes_lose_no_swap(store: Store, child_env: Callable[[], dict[str, str]]) -> None:
     store.write_bytes("n", b"0")
     children = [subprocess.Popen([sys.executable, "-c", COUNT_UP, store.root], env=child_env())

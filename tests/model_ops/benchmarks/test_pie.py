@@ -209,6 +209,7 @@ def behave(body: dict[str, Any], number: int) -> tuple[int, Any]:
     return 200, completion("True", {"True": -0.1, "False": -2.4})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("odd")
 def test_an_endpoint_that_misbehaves_costs_its_items_and_nothing_else(
     local_store: Store, server: Server

@@ -196,6 +196,7 @@ def test_our_pairs_survive_the_way_there_and_back(store: Store, tmp_path: Path) 
         export_pairs(store, published(store, ROWS), there)
 
 
+@pytest.mark.slow
 @pytest.mark.s3
 def test_pairs_are_exported_to_a_bucket_and_read_from_it(s3_root: str) -> None:
     store, there = Store(s3_root), f"{s3_root}/out"

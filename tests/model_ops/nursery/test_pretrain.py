@@ -16,6 +16,8 @@ from model_ops.nursery.packing import pack, packed_loss
 from model_ops.nursery.stages import Stage, build_heads, cell_labels, clip_stage, vlm_stages
 from model_ops.nursery.world import Scene, render, sample_scene
 
+pytestmark = pytest.mark.slow
+
 
 class Interrupted(Exception):
     """Stands for the plug being pulled."""

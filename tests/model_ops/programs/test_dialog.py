@@ -38,6 +38,7 @@ def test_perfect_players_win_every_game_in_log2_turns(rules: DialogPlayConfig) -
     assert [row.rotation_pass for row in played] == [1.0] * 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_images", "low", "high"), [(4, 0.19, 0.31), (2, 0.43, 0.57)])
 @BOTH
 def test_players_who_answer_by_coin_win_one_game_in_n(
