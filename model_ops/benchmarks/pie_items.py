@@ -12,12 +12,10 @@ import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import fsspec
 
-import model_ops.criteria
 from model_ops.benchmarks.pie import PieBenchmark
 from model_ops.benchmarks.questions import (
     find_image,
@@ -29,7 +27,7 @@ from model_ops.benchmarks.questions import (
     unusable_entry,
 )
 from model_ops.benchmarks.shards import write_items
-from model_ops.criteria import load_criteria, locate_criteria
+from model_ops.criteria import load_criteria, portable_criteria
 from schemas.artifacts import find_manifest, publish
 from schemas.config import BenchmarkConfig, JudgeConfig
 from schemas.errors import ConfigError, DropError
@@ -83,16 +81,10 @@ def pie_settings(config: BenchmarkConfig, metric: str) -> PieBenchmark:
     pie = config.pie
     shaping = pie.judge.model_dump(include={"kind", "model", "base_url", "model_name"})
     return PieBenchmark(
-        metric=metric, domain=config.domain, criteria=_travelling(pie.criteria),
+        metric=metric, domain=config.domain, criteria=portable_criteria(pie.criteria),
         rubric=rubric_digest(pie.criteria, pie.judge), prompted=pie.prompted,
         reward=_REWARDS.get(pie.reward, pie.reward), judge=JudgeConfig.model_validate(shaping),
         max_tokens=pie.max_tokens)
-
-
-def _travelling(criteria: str) -> str:
-    """The name of a shipped set, or a folder's absolute path: an actor may run elsewhere."""
-    folder = Path(locate_criteria(criteria))
-    return criteria if folder.parent == Path(model_ops.criteria.__file__).parent else str(folder)
 
 
 def rubric_digest(criteria: str, judge: JudgeConfig) -> str:

@@ -48,8 +48,8 @@ class RunConfig(Config):
     init_from: Literal["champion", "base"] = "champion"
     """The weights that a round's training starts from."""
     reference: Literal["previous", "base"] = "previous"
-    """The model that preference objectives compare with. Of no effect yet: no method built so far
-    has a preference objective."""
+    """The model that preference objectives compare with. Of no effect yet: `dpo` compares with the
+    model that training starts from."""
     history: Literal["round", "all"] = "round"
     """Train on this round's rows, or on those of all rounds."""
     shard_size: int = Field(default=128, ge=1)
