@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from model_ops.criteria import CriteriaSet, Criterion, load_criteria
 from model_ops.criteria.forms import desired_problem, undesired_problem
-from model_ops.programs.calls import Generate, Program, Reply, Sample, Sampling
+from model_ops.programs.calls import Generate, Program, Sample, Sampling
 from model_ops.programs.context import JobContext
 from model_ops.programs.contrastive_messages import imagine_messages, question_messages
 from model_ops.programs.judging import Verdict, judge_call, read_verdict
@@ -34,8 +34,10 @@ def imagine(asked: AskedRow, context: ImagineContext) -> Program[ImaginedRow]:
     calls = [*_desired_calls(asked, criterion, context),
              _criterion_call(asked, criterion.undesired, context)]
     *wanted, unwanted = yield from metered(generate_all(calls), meter)
-    desired = _well_formed(_agreed(wanted), lambda text: desired_problem(text, criterion))
-    undesired = _well_formed(unwanted, lambda text: undesired_problem(text, criterion))
+    looked_at = [_agreed([reply.samples[0] for reply in wanted])]
+    desired = _well_formed(looked_at if len(wanted) > 1 else wanted[0].samples,
+                           lambda text: desired_problem(text, criterion))
+    undesired = _well_formed(unwanted.samples, lambda text: undesired_problem(text, criterion))
     verdicts = yield from metered(_judge(asked, criterion, (desired, undesired), context), meter)
     return _row(asked, desired, undesired, verdicts, criteria, context, meter)
 
@@ -66,10 +68,10 @@ def _desired_calls(
     return [call, *(replace(call, look=look) for look in settings.looks)]
 
 
-def _agreed(replies: Sequence[Reply]) -> Reply:
-    """The reply that most looks give; the one to the image as it is, among equals."""
-    votes = Counter(normalise(reply.text) for reply in replies)
-    return max(replies, key=lambda reply: votes[normalise(reply.text)])
+def _agreed(samples: Sequence[Sample]) -> Sample:
+    """The sample whose words most of them have; the first among equals."""
+    votes = Counter(normalise(sample.text) for sample in samples)
+    return max(samples, key=lambda sample: votes[normalise(sample.text)])
 
 
 def _criterion_call(asked: AskedRow, text: str, context: ImagineContext) -> Generate:
@@ -80,10 +82,11 @@ def _criterion_call(asked: AskedRow, text: str, context: ImagineContext) -> Gene
     return Generate(messages, (asked.image,), sampling, reward="")
 
 
-def _well_formed(reply: Reply, problem: Callable[[str], str | None]) -> Sample:
-    """The first sample without a problem of form; the very first if all have one."""
-    right = (sample for sample in reply.samples if problem(sample.text.strip()) is None)
-    return next(right, reply.samples[0])
+def _well_formed(samples: Sequence[Sample], problem: Callable[[str], str | None]) -> Sample:
+    """What most samples without a problem of form say (tries that agree are seldom slips); the very
+    first sample if all have one."""
+    right = [sample for sample in samples if problem(sample.text.strip()) is None]
+    return _agreed(right) if right else samples[0]
 
 
 def _judge(

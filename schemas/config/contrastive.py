@@ -53,8 +53,8 @@ class ImagineConfig(Config):
     top_p: float = Field(default=0.9, gt=0, le=1)
     """Nucleus of the same."""
     num_tries: int = Field(default=4, ge=1)
-    """Sample so many replies a criterion (one call) and take the first whose form is right: asks
-    where it should, and only there."""
+    """Sample so many replies a criterion (one call) and take, of those whose form is right (asks
+    where it should, and only there), what most of them say; the first among equals."""
     clear_as_asked: bool = True
     """Take what the model answers to the bare question, at temperature 0, as the desired reply to a
     `Clear` question, instead of asking under a criterion: it is to go on answering as it does."""

@@ -163,8 +163,9 @@ THREE = ImagineConfig(num_tries=3)
     (("It is red.", "Blue.", ASKING), (CONFIDENT, "It is blue.", "Which?"), (2, 0)),
     (("It is red.", "Blue.", "Green."), ("Which?", "Why?", "Who?"), (0, 0)),
     (("It is red.", "Blue.", ASKING), ("Which?", "Why?", "Who?"), (2, 0)),
+    (("Which you you?", "which?", "Which?"), ("Blue", "it is red.", "It is red."), (1, 1)),
 ])
-def test_the_first_sample_of_the_right_form_is_taken_or_else_the_first(
+def test_what_most_samples_of_the_right_form_say_is_taken_or_else_the_first(
     desired: tuple[str, ...], undesired: tuple[str, ...], picked: tuple[int, int]
 ) -> None:
     row, judged = sampled("Subject Ambiguity", desired, undesired, THREE)
