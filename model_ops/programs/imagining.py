@@ -34,8 +34,8 @@ def imagine(asked: AskedRow, context: ImagineContext) -> Program[ImaginedRow]:
     calls = [*_desired_calls(asked, criterion, context),
              _criterion_call(asked, criterion.undesired, context)]
     *wanted, unwanted = yield from metered(generate_all(calls), meter)
-    looked_at = [_agreed([reply.samples[0] for reply in wanted])]
-    desired = _well_formed(looked_at if len(wanted) > 1 else wanted[0].samples,
+    said = [sample for reply in wanted for sample in reply.samples]
+    desired = _well_formed([_agreed(said)] if _is_as_asked(asked, context) else said,
                            lambda text: desired_problem(text, criterion))
     undesired = _well_formed(unwanted.samples, lambda text: undesired_problem(text, criterion))
     verdicts = yield from metered(_judge(asked, criterion, (desired, undesired), context), meter)
@@ -59,13 +59,22 @@ def _desired_calls(
     asked: AskedRow, criterion: Criterion, context: ImagineContext
 ) -> list[Generate]:
     """Under the criterion; a clear question as anybody asks it: what the model answers by itself,
-    at temperature 0 and with its reward word, is what has to be kept. It may look again."""
+    at temperature 0 and with its reward word, is what has to be kept. With `looks` there is one
+    reply in each light, the image's own among them."""
     settings = context.settings
-    if asked.question_type != CLEAR or not settings.clear_as_asked:
-        return [_criterion_call(asked, criterion.desired, context)]
-    call = Generate(question_messages(context.prompts, asked.question), (asked.image,),
-                    Sampling(max_tokens=settings.max_tokens))
-    return [call, *(replace(call, look=look) for look in settings.looks)]
+    call = _criterion_call(asked, criterion.desired, context)
+    if _is_as_asked(asked, context):
+        call = Generate(question_messages(context.prompts, asked.question), (asked.image,),
+                        Sampling(max_tokens=settings.max_tokens))
+    if not settings.looks:
+        return [call]
+    once = replace(call, sampling=replace(call.sampling, num_samples=1))
+    return [replace(once, look=look) for look in ("", *settings.looks)]
+
+
+def _is_as_asked(asked: AskedRow, context: ImagineContext) -> bool:
+    """Whether the desired reply is what the model answers without any criterion."""
+    return asked.question_type == CLEAR and context.settings.clear_as_asked
 
 
 def _agreed(samples: Sequence[Sample]) -> Sample:

@@ -59,8 +59,8 @@ class ImagineConfig(Config):
     """Take what the model answers to the bare question, at temperature 0, as the desired reply to a
     `Clear` question, instead of asking under a criterion: it is to go on answering as it does."""
     looks: list[Look] = []
-    """`clear_as_asked`: show the image in these lights too and take the answer that most looks give
-    (`model_ops/looks.py`), as `play.looks` does."""
+    """Ask for the desired reply in these lights too (`model_ops/looks.py`), once in each, and take
+    what most looks give, as `play.looks` does; then `num_tries` is for undesired replies."""
     max_tokens: int = Field(default=256, ge=1)
     """A reply that is longer is cut off, and dropped by `curation.drop_cut_off`."""
     judge: bool = True

@@ -324,3 +324,21 @@ def test_among_equally_many_looks_the_image_as_it_is_decides() -> None:
     (outcome,) = imagine_all([asked(0, CLEAR)], answer, imagine_context(settings))
     assert outcome.row is not None
     assert outcome.row.desired == "as it is"
+
+
+def test_a_desired_reply_is_imagined_once_in_every_light_and_most_of_the_right_form_decide() -> None:
+    said = {"": "which you you ?", "deeper": "which one ?", "deepest": "Which one?", "dimmed": "red"}
+    settings = ImagineConfig(looks=["deeper", "deepest", "dimmed"], num_tries=3, judge=False)
+
+    def answer(call: Call, seed: int) -> str:
+        assert isinstance(call, Generate)
+        under = CRITERIA.of("Subject Ambiguity").undesired
+        if under in call.messages[-1].parts[-1]:
+            assert (call.look, call.sampling.num_samples) == ("", 3)
+            return "red"
+        assert call.sampling.num_samples == 1
+        return said[call.look]
+
+    (outcome,) = imagine_all([asked(0, "Subject Ambiguity")], answer, imagine_context(settings))
+    assert outcome.row is not None
+    assert (outcome.row.desired, outcome.row.undesired) == ("which one ?", "red")
