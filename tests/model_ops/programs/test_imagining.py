@@ -326,8 +326,8 @@ def test_among_equally_many_looks_the_image_as_it_is_decides() -> None:
     assert outcome.row.desired == "as it is"
 
 
-def test_a_desired_reply_is_imagined_once_in_every_light_and_most_of_the_right_form_decide() -> None:
-    said = {"": "which you you ?", "deeper": "which one ?", "deepest": "Which one?", "dimmed": "red"}
+def test_a_desired_reply_is_imagined_in_every_light_and_most_of_the_right_form_decide() -> None:
+    said = {"": "which you ?", "deeper": "which one ?", "deepest": "Which one?", "dimmed": "red"}
     settings = ImagineConfig(looks=["deeper", "deepest", "dimmed"], num_tries=3, judge=False)
 
     def answer(call: Call, seed: int) -> str:
