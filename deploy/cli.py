@@ -15,6 +15,7 @@ from deploy import (
     commands_exchange,
     commands_look,
     commands_measure,
+    commands_recalibrate,
     commands_run,
 )
 from deploy.console import err, is_debug
@@ -25,6 +26,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
 commands_run.register(app)
 commands_look.register(app)
 commands_exchange.register(app)
+commands_recalibrate.register(app)
 commands_measure.register(app)
 commands_doctor.register(app)
 

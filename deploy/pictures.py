@@ -31,7 +31,8 @@ def pictures_of(store: Store, prefix: str, row: dict[str, Any]) -> list[Picture]
     held = [row["image"]] if isinstance(row.get("image"), dict) else row.get("images") or []
     if held and "bytes" in held[0]:
         return [Picture(f"{place}", entry["bytes"]) for place, entry in enumerate(held)]
-    ids = [ref["image_id"] for ref in held] or row.get("image_ids") or []
+    named = row.get("image_ids") or list(filter(None, [row.get("image_id")]))
+    ids = [ref["image_id"] for ref in held] or named
     found = dict(_by_id(store, _images_prefix(prefix), set(ids))) if ids else {}
     return [Picture(f"{place}", found[image]) for place, image in enumerate(ids) if image in found]
 

@@ -4,8 +4,8 @@ would take for a command (text of models and files is untrusted)."""
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-SAID = ("question_type", "role", "question", "prompt", "desired", "chosen", "undesired", "rejected",
-        "completion")
+SAID = ("question_type", "role", "question", "text", "nodes", "prompt", "desired", "chosen",
+        "undesired", "rejected", "completion")
 """Columns that are shown first, in this order."""
 GIST_LETTERS = 72
 
@@ -13,16 +13,34 @@ GIST_LETTERS = 72
 def readable(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Column and text of a row (as plain values)."""
     for name in (*(name for name in SAID if name in row), *(n for n in row if n not in SAID)):
-        yield name, plain(said(row[name]) if is_said(row[name]) else str(row[name]))
+        yield name, plain(_text(row[name]))
+
+
+def _text(value: Any) -> str:
+    """A column as text: messages by line, a search's nodes as a tree."""
+    if is_said(value):
+        return said(value)
+    if _is_tree(value):
+        from model_ops.lineage.trees import tree_in_words
+        from schemas.searches import SearchNode
+
+        nodes = [SearchNode.model_validate(node) for node in value]
+        return f"\n{tree_in_words(nodes, {})}"
+    return str(value)
+
+
+def _is_tree(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(
+        isinstance(each, Mapping) and {"node_id", "parent_id"} <= each.keys() for each in value)
 
 
 def gist(row: Mapping[str, Any]) -> str:
     """What a row is about, in one line; "" if its columns do not say."""
     about = str(row.get("question_type") or row.get("role") or "")
-    asked = row.get("question") or ""
+    asked = row.get("question") or row.get("text") or ""
     if not asked and is_said(row.get("prompt")):
         asked = " ".join(part["text"] for part in row["prompt"][-1]["content"] if part.get("text"))
-    line = " ".join(f"{about}: {asked}".split()) if asked else about
+    line = ": ".join(filter(None, (about, " ".join(str(asked).split()))))
     return plain(line if len(line) <= GIST_LETTERS else f"{line[:GIST_LETTERS]}...")
 
 

@@ -1,4 +1,4 @@
-"""Data sets only: every stage's games or questions are planned, played and curated by the base.
+"""Data sets only: every stage's games, questions or searches are planned, played and curated by the base.
 
 The artifacts are those of round 1, under the same names: `improve` on the same root finds them
 complete and goes on with training.
@@ -9,6 +9,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows.calibrated import generate_calibrated
 from flows.contrastive import generate_contrastive
 from flows.dialog import generate_dialog
 from model_ops.rounds import RoundClock
@@ -22,6 +23,7 @@ from tasks.prepare import import_images, publish_base
 GENERATE: dict[str, Callable[..., Any]] = {
     "dialog": generate_dialog,
     "contrastive": generate_contrastive,
+    "calibrated": generate_calibrated,
 }
 """What makes the training rows of each method; all leave an artifact `train`."""
 

@@ -6,6 +6,7 @@ round is its `round.json`. So a run that was killed anywhere is continued by sta
 
 from prefect import flow, get_run_logger
 
+from flows.calibrated import calibrated_stage
 from flows.contrastive import contrastive_stage
 from flows.dialog import Trained, dialog_stage
 from flows.evaluate import measure
@@ -45,7 +46,11 @@ from tasks.prepare import (
 )
 from tasks.publish import report, show_round
 
-STAGES = {"dialog": dialog_stage, "contrastive": contrastive_stage}
+STAGES = {
+    "dialog": dialog_stage,
+    "contrastive": contrastive_stage,
+    "calibrated": calibrated_stage,
+}
 """The flow of each method's stage."""
 
 

@@ -10,9 +10,20 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from model_ops.benchmarks.questions import read_entries
 from model_ops.collection import Collection, survey
 from model_ops.sources import open_source
 from model_ops.workload import WORDINGS, Calls, Lesson, lesson, play_calls, vqa_calls
+from model_ops.workload_calibrated import (
+    SEARCH_BYTES,
+    calibrated_lesson,
+    chair_calls,
+    num_chair,
+    num_pope,
+    num_searches,
+    pope_calls,
+    search_calls,
+)
 from model_ops.workload_contrastive import (
     contrastive_calls,
     contrastive_lesson,
@@ -55,7 +66,7 @@ class StagePlan(BaseModel):
 
     method: str
     games: int
-    """Games, or questions of the contrastive method."""
+    """Games; questions of the contrastive, searches of the calibrated method."""
     calls: list[Calls]
     training: Lesson
 
@@ -115,7 +126,7 @@ class Estimate(BaseModel):
     @property
     def _counted(self) -> str:
         """What `games` counts."""
-        words = {"dialog": "games", "contrastive": "questions"}
+        words = {"dialog": "games", "contrastive": "questions", "calibrated": "searches"}
         named = dict.fromkeys(words[stage.method] for stage in self.stages)
         return f"{' and '.join(named) or 'games'} per round"
 
@@ -167,6 +178,11 @@ def _stage(config: RunConfig, stage: Stage, collection: Collection, tokens: int)
         calls = contrastive_calls(stage, tokens, config.model.prompts)
         return StagePlan(method=stage.method, games=num_questions(stage), calls=calls,
                          training=contrastive_lesson(stage))
+    if stage.method == "calibrated":
+        uri = stage.prompts.uri
+        num = num_searches(stage, collection.num_images, len(read_entries(uri)) if uri else None)
+        return StagePlan(method=stage.method, games=num, training=calibrated_lesson(stage, num),
+                         calls=search_calls(stage, num, tokens, config.model.prompts))
     needed = max(stage.games, default=0)
     if needed > collection.num_images:
         raise ConfigError(
@@ -191,6 +207,12 @@ def _benchmark(config: RunConfig, benchmark: BenchmarkConfig, tokens: int) -> Be
     elif benchmark.kind == "pie":
         name, calls = f"{benchmark.domain}/pie", pie_calls(benchmark, tokens, prompts)
         num += benchmark.pie.num_clear
+    elif benchmark.kind == "pope":
+        name, num = f"{benchmark.domain}/pope", num_pope(benchmark)
+        calls = [pope_calls(benchmark, tokens, prompts)]
+    elif benchmark.kind == "chair":
+        name, num = f"{benchmark.domain}/chair", num_chair(benchmark)
+        calls = [chair_calls(benchmark, tokens, prompts)]
     else:
         name, calls = f"{benchmark.domain}/vqa", [vqa_calls(num, tokens, prompts)]
     return BenchmarkPlan(name=name, items=num, calls=calls)
@@ -225,7 +247,8 @@ def _disk_bytes(
     weights = _weight_bytes(config) or 0
     made = 0.0
     for stage in stages:
-        made += stage.games * TRANSCRIPT_BYTES + stage.training.rows * ROW_BYTES
+        each = SEARCH_BYTES if stage.method == "calibrated" else TRANSCRIPT_BYTES
+        made += stage.games * each + stage.training.rows * ROW_BYTES
         made += stage.training.pictures * mean_bytes + weights
     items = sum(benchmark.items for benchmark in benchmarks) * ROW_BYTES
     rounds = config.stop.rounds

@@ -1,13 +1,15 @@
 """The names of PIE's metrics taken apart: `field/pie-bad_aar` is domain, variant and figure.
 
-A benchmark that is measured with four words and prompts has some sixty metrics; what of them a
-table or a chart shows is decided by name, here.
+A benchmark that is measured with four words and prompts has some sixty metrics, POPE with its three
+splits some twenty; what of them a table or a chart shows is decided by name, here.
 """
 
 import re
 from typing import NamedTuple
 
 _NAME = re.compile(r"(?P<domain>.+)/pie(?:-(?P<variant>[a-z-]+))?_(?P<figure>[a-z_]+)")
+
+_POPE_SPLIT = re.compile(r".+/pope_(random|popular|adversarial)(_[a-z0-9_]+)?")
 
 
 class PieName(NamedTuple):
@@ -36,9 +38,17 @@ def parse_name(metric: str) -> PieName | None:
 
 
 def is_headline(metric: str) -> bool:
-    """Whether a metric is no detail: of PIE, only the average (micro) and the over-ask rate."""
+    """Whether a metric is no detail: of PIE, only the average (micro) and the over-ask rate; of
+    POPE, what all splits give together."""
     name = parse_name(metric)
-    return name is None or name.figure in ("aar", "overask")
+    if name is None:
+        return not is_of_split(metric)
+    return name.figure in ("aar", "overask")
+
+
+def is_of_split(metric: str) -> bool:
+    """Whether a metric is of POPE on one of its splits alone."""
+    return _POPE_SPLIT.fullmatch(metric) is not None
 
 
 def is_of_variant(metric: str) -> bool:

@@ -139,7 +139,8 @@ def stage_record(
 
 def tokens_per_second(artifacts: Mapping[str, Manifest]) -> float:
     """Output tokens per second of engine time, in the longest of the stage's steps."""
-    generated = artifacts.get("transcripts") or artifacts["imagined"]
+    generated = next(artifacts[name] for name in ("transcripts", "imagined", "searches")
+                     if name in artifacts)
     return round(generated.stats.get("output_tokens_per_second", 0.0), 1)
 
 

@@ -10,7 +10,8 @@ SUMMARY = "summary.json"
 
 
 class MetricSummary(Record):
-    """A metric as the summary shows it: value and 95 % interval in [0, 1], over `n` items."""
+    """A metric as the summary shows it: value and 95 % interval over `n` items; in [0, 1] unless
+    the name says else (`caption_words`)."""
 
     value: float
     low: float

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model_ops.pie_names import is_of_split
 from schemas.records import Champion, Evaluation, Metric, RoundRecord, is_lower_better
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def _is_headline(name: str) -> bool:
     what = name.partition("/")[2]
     if what.startswith("pie-"):  # a variant of the benchmark
         return what.endswith(("_aar", "_clear"))
-    return not (what.startswith("pie_aar_"))
+    return not (what.startswith("pie_aar_") or is_of_split(name))
 
 
 def _marked(name: str) -> str:

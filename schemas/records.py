@@ -4,13 +4,20 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-LOWER_IS_BETTER = ("_overask", "_parse_error")
+LOWER_IS_BETTER = ("_overask", "_parse_error", "/chair_s", "/chair_i")
 """How the metrics end that fall when a model gets better."""
+WORD_COUNT = "_words"
+"""How the metrics end that are numbers of words, not shares."""
 
 
 def is_lower_better(metric: str) -> bool:
     """Whether the metric of this name falls when a model gets better."""
     return metric.endswith(LOWER_IS_BETTER)
+
+
+def is_word_count(metric: str) -> bool:
+    """Whether the metric of this name is a number of words."""
+    return metric.endswith(WORD_COUNT)
 
 
 class Record(BaseModel):

@@ -227,6 +227,8 @@ class PairRow(Provenance):
     chosen_reward: float | None = None
     """What preferred it, where that is a number."""
     rejected_reward: float | None = None
+    num_candidates: int | None = None
+    """Finished replies that the pair was chosen from (`calibrated`)."""
 
 
 class PieRow(Row):
@@ -259,6 +261,19 @@ class QuestionRow(Row):
     kind: str
     question: str
     answers: list[str]
+    domain: str
+    seed: int
+
+
+class CaptionItemRow(Row):
+    """An item of the CHAIR benchmark: an image to be described, and what is on it."""
+
+    row_id: str
+    image: ImageRef
+    question: str | None
+    """None: the prompt set's own."""
+    objects: list[str]
+    """What is there: COCO's class names, or the nursery's, such as `red circle`; for measuring."""
     domain: str
     seed: int
 

@@ -1,5 +1,6 @@
 """The task that trains."""
 
+from model_ops.calibrated import reference_model
 from model_ops.contrastive import reward_word
 from model_ops.stages import StagePlace, training_rows
 from model_ops.training import launch
@@ -18,4 +19,5 @@ def train(
     with progress(f"training steps of round {place.round}", "progress-training") as shown:
         return noted(store, prefix, lambda: launch.train(
             store, training_rows(store, place, rows), start, place.stage.train, prefix, place.seed,
-            config.model, on_progress=shown, reward_word=reward_word(place), mix=mix))
+            config.model, on_progress=shown, reward_word=reward_word(place), mix=mix,
+            reference=reference_model(store, place)))

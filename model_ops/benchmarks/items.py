@@ -6,8 +6,10 @@ The same configuration and seed give the same items for every model; finished pl
 
 from typing import Any, NamedTuple
 
+from model_ops.benchmarks.chair_items import chair_settings, plan_chair
 from model_ops.benchmarks.game import GameBenchmark
 from model_ops.benchmarks.pie_items import pie_settings, plan_pie
+from model_ops.benchmarks.pope_items import plan_pope
 from model_ops.benchmarks.questions import file_questions, nursery_questions
 from model_ops.benchmarks.shards import write_items
 from model_ops.benchmarks.vqa import VqaBenchmark
@@ -60,6 +62,14 @@ def plan_benchmark(
         judged = pie_settings(config, metric_name(config))
         items = plan_pie(store, config, images, seed, f"{prefix}/items", shard_size)
         return Items(images, items, "pie", judged.model_dump(mode="json"))
+    if config.kind == "pope":
+        asked = VqaBenchmark(metric=metric_name(config), scoring="yes_or_no")
+        items = plan_pope(store, config, images, seed, f"{prefix}/items", shard_size)
+        return Items(images, items, "pope", asked.model_dump(mode="json"))
+    if config.kind == "chair":
+        described = chair_settings(config, metric_name(config))
+        items = plan_chair(store, config, images, seed, f"{prefix}/items", shard_size)
+        return Items(images, items, "chair", described.model_dump(mode="json"))
     items = _plan_questions(store, config, images, seed, f"{prefix}/items", shard_size)
     scoring = VqaBenchmark(
         metric=metric_name(config), scoring="vqa_accuracy" if config.questions_uri else "exact"
@@ -69,8 +79,10 @@ def plan_benchmark(
 
 def metric_name(config: BenchmarkConfig) -> str:
     """Name of the benchmark's main metric, such as `field/game4_success`."""
-    if config.kind == "vqa":
-        return f"{config.domain}/vqa"
+    if config.kind in ("vqa", "pope"):
+        return f"{config.domain}/{config.kind}"
+    if config.kind == "chair":
+        return f"{config.domain}/chair_clean"
     if config.kind == "pie":
         return f"{config.domain}/{'-'.join(filter(None, ['pie', config.pie.variant]))}_aar"
     outcome = "crossplay" if config.cross_play else "success"

@@ -6,7 +6,6 @@ the six odd kinds in equal shares, and `Clear` questions beside them as the cont
 `rules` judge alone.
 """
 
-import hashlib
 import inspect
 import json
 import random
@@ -14,14 +13,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import fsspec
-
 from model_ops.benchmarks.pie import PieBenchmark
 from model_ops.benchmarks.questions import (
+    content_digest,
     find_image,
     image_name,
     image_rows,
     images_by_name,
+    most_frequent,
     read_entries,
     scene_of,
     unusable_entry,
@@ -62,7 +61,7 @@ def plan_pie(
     """
     settings = {"domain": config.domain, "num_items": config.num_items,
                 "num_clear": config.pie.num_clear, "questions_uri": config.pie.questions_uri}
-    content = _content_of(config.pie.questions_uri)
+    content = content_digest(config.pie.questions_uri, "pie.questions_uri")
     inputs = digest(["plan pie", CODE_VERSION, settings, content, images.digest, seed, shard_size])
     if (done := find_manifest(store, prefix, inputs)) is not None:
         return done
@@ -103,17 +102,6 @@ def shares(num_items: int, num_clear: int) -> dict[str, int]:
     share, rest = divmod(num_items, len(ODD_TYPES))
     counts = {kind: share + (place < rest) for place, kind in enumerate(ODD_TYPES)}
     return counts | {CLEAR: num_clear}
-
-
-def _content_of(uri: str | None) -> str:
-    """sha256 of the question file: another content is another plan."""
-    if uri is None:
-        return ""
-    try:
-        with fsspec.open(uri, "rb") as file:
-            return hashlib.sha256(file.read()).hexdigest()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"pie.questions_uri {uri} cannot be read: {error}") from error
 
 
 def _plan(
@@ -193,13 +181,8 @@ def _from_file(
             rows[row.row_id] = row
     if not rows:
         raise ConfigError(f"{uri}: none of its {len(entries)} questions can be used"
-                          f"{_most_frequent(unusable)}")
+                          f"{most_frequent(unusable)}")
     return list(rows.values()), unusable
-
-
-def _most_frequent(unusable: Sequence[QuarantineRow]) -> str:
-    counts = Counter(row.reason for row in unusable)
-    return "".join(f"; {reason}: {num}" for reason, num in counts.most_common(3))
 
 
 def _entry_row(

@@ -3,10 +3,12 @@
 Ground truth is read here and nowhere else: items are for measuring, never for a method.
 """
 
+import hashlib
 import io
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -142,7 +144,19 @@ def read_entries(uri: str) -> list[dict[str, Any]]:
             return listed
         return [json.loads(line) for line in data.splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise ConfigError(f"questions_uri {uri} cannot be read: {error}") from error
+        raise ConfigError(f"the entries of {uri} cannot be read: {error}") from error
+
+
+def content_digest(uri: str | None, setting: str) -> str:
+    """sha256 of a file of questions or annotations: another content is another plan. "" without a
+    file; `ConfigError`, which names *setting*, if it cannot be read."""
+    if uri is None:
+        return ""
+    try:
+        with fsspec.open(uri, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{setting} {uri} cannot be read: {error}") from error
 
 
 def _entry_row(
@@ -218,6 +232,12 @@ def unusable_entry(entry: Any, error: DropError, uri: str) -> QuarantineRow:
         source=uri,
         payload=payload,
     )
+
+
+def most_frequent(unusable: Sequence[QuarantineRow]) -> str:
+    """The three most frequent reasons, as the end of an error's message."""
+    counts = Counter(row.reason for row in unusable)
+    return "".join(f"; {reason}: {num}" for reason, num in counts.most_common(3))
 
 
 def _last(path: str) -> str:

@@ -1,18 +1,26 @@
 """From answered items to metrics with intervals, and to the scores that the gate pairs.
 
 A game benchmark gives its success and how far it depends on the image order; a VQA benchmark
-gives all questions together and each kind; PIE's are `pie_summary`'s. Nothing is pooled across
-benchmarks. An item that ended
-in quarantine scores 0: a model gains nothing by failing to answer.
+gives all questions together and each kind; PIE's are `pie_summary`'s, POPE's and CHAIR's
+`hallucination_summary`'s. Nothing is pooled across benchmarks. An item that ended in quarantine
+scores 0: a model gains nothing by failing to answer.
 """
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from model_ops.benchmarks.hallucination_summary import (
+    chair_metrics,
+    chair_of,
+    chair_scores,
+    pope_metrics,
+    pope_of,
+    pope_scores,
+)
 from model_ops.benchmarks.intervals import metric_of
-from model_ops.benchmarks.pie_summary import judged_items, pie_metrics, pie_scores
+from model_ops.benchmarks.pie_summary import Judged, judged_items, pie_metrics, pie_scores
 from schemas.artifacts import read_quarantine, read_rows
 from schemas.manifest import Manifest
 from schemas.records import Metric
@@ -37,8 +45,9 @@ def summarise(store: Store, answered: Mapping[str, Manifest]) -> dict[str, Metri
         scores.setdefault(scored.metric, []).append(scored.score)
         chances.setdefault(scored.metric, []).append(scored.chance)
     metrics = {name: metric_of(scores[name], _mean(chances[name])) for name in scores}
-    for name, manifest in _pies(answered):
-        metrics |= pie_metrics(name, list(judged_items(store, manifest)))
+    for manifest in answered.values():
+        if own := _OWN.get(_program(manifest)):
+            metrics |= own.metrics(*own.read(store, manifest))
     return {name: metrics[name] for name in sorted(metrics)}
 
 
@@ -47,25 +56,39 @@ def item_scores(store: Store, answered: Mapping[str, Manifest]) -> dict[str, dic
     scores: dict[str, dict[str, float]] = {}
     for scored in _all_scores(store, answered):
         scores.setdefault(scored.metric, {})[scored.row_id] = scored.score
-    for name, manifest in _pies(answered):
-        scores |= pie_scores(name, list(judged_items(store, manifest)))
+    for manifest in answered.values():
+        if own := _OWN.get(_program(manifest)):
+            scores |= own.scores(*own.read(store, manifest))
     return scores
 
 
-def _is_pie(manifest: Manifest) -> bool:
-    return manifest.config.get("program") == "pie"
+def _program(manifest: Manifest) -> str:
+    return str(manifest.config.get("program"))
 
 
-def _pies(answered: Mapping[str, Manifest]) -> Iterator[tuple[str, Manifest]]:
+def _pie_of(store: Store, manifest: Manifest) -> tuple[str, list[Judged]]:
     """PIE's name in metrics (`field/pie`, `field/pie-good`), and its answered items."""
-    for manifest in answered.values():
-        if _is_pie(manifest):
-            yield manifest.config["settings"]["metric"].removesuffix("_aar"), manifest
+    name = manifest.config["settings"]["metric"].removesuffix("_aar")
+    return name, list(judged_items(store, manifest))
 
+
+class _Own(NamedTuple):
+    """How a benchmark whose items make more than means is read and summarised."""
+
+    read: Callable[[Store, Manifest], tuple[str, list[Any]]]
+    metrics: Callable[[str, list[Any]], dict[str, Metric]]
+    scores: Callable[[str, list[Any]], dict[str, dict[str, float]]]
+
+
+_OWN: Mapping[str, _Own] = {
+    "pie": _Own(_pie_of, pie_metrics, pie_scores),
+    "pope": _Own(pope_of, pope_metrics, pope_scores),
+    "chair": _Own(chair_of, chair_metrics, chair_scores),
+}
 
 def _all_scores(store: Store, answered: Mapping[str, Manifest]) -> Iterator[Scored]:
     for manifest in answered.values():
-        if _is_pie(manifest):
+        if _program(manifest) in _OWN:
             continue
         for row in read_rows(store, manifest, ItemRow):
             yield from scores_of(row)

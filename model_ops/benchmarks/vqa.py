@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from model_ops.benchmarks.vqa_score import exact_match, vqa_accuracy
+from model_ops.benchmarks.vqa_score import exact_match, vqa_accuracy, yes_or_no
 from model_ops.programs.calls import IMAGE, Generate, Program, Sampling
 from model_ops.programs.context import JobContext
 from model_ops.programs.messages import Messages, system_and_user
@@ -12,6 +12,7 @@ from schemas.config import Config
 from schemas.rows import ItemRow, QuestionRow
 
 MAX_ANSWER_TOKENS = 16
+SCORES = {"exact": exact_match, "vqa_accuracy": vqa_accuracy, "yes_or_no": yes_or_no}
 
 
 class VqaBenchmark(Config):
@@ -19,8 +20,9 @@ class VqaBenchmark(Config):
 
     metric: str
     """Name of the metric, such as `field/vqa`."""
-    scoring: Literal["exact", "vqa_accuracy"]
-    """`exact`: the one reference, normalised; `vqa_accuracy`: min(1, matches / 3)."""
+    scoring: Literal["exact", "vqa_accuracy", "yes_or_no"]
+    """`exact`: the one reference, normalised; `vqa_accuracy`: min(1, matches / 3); `yes_or_no`:
+    the first word (POPE)."""
 
 
 def answer_item(item: QuestionRow, context: JobContext[VqaBenchmark]) -> Program[ItemRow]:
@@ -28,7 +30,6 @@ def answer_item(item: QuestionRow, context: JobContext[VqaBenchmark]) -> Program
     messages = question_messages(context.prompts, item.question)
     call = Generate(messages, (item.image,), Sampling(max_tokens=MAX_ANSWER_TOKENS))
     reply = yield from generate(call)
-    score = exact_match if context.settings.scoring == "exact" else vqa_accuracy
     return ItemRow(
         row_id=item.row_id,
         benchmark=context.settings.metric,
@@ -37,7 +38,7 @@ def answer_item(item: QuestionRow, context: JobContext[VqaBenchmark]) -> Program
         prompt=item.question,
         expected=" | ".join(item.answers),
         reply=reply.text,
-        score=score(reply.text, item.answers),
+        score=SCORES[context.settings.scoring](reply.text, item.answers),
         model_digest=context.model_digest,
         prompt_version=context.prompts.digest,
         seed=item.seed,

@@ -7,6 +7,8 @@ articles and punctuation removed, contractions restored; accuracy min(1, matches
 import re
 from collections.abc import Sequence
 
+from model_ops.programs.replies import normalise
+
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {word: str(number) for number, word in enumerate(_NUMBERS)} | {"none": "0"}
 _ARTICLES = frozenset({"a", "an", "the"})
@@ -33,6 +35,18 @@ def exact_match(reply: str, answers: Sequence[str]) -> float:
     """1 if the normalised reply is one of the normalised references, else 0."""
     said = normalise_answer(reply)
     return float(any(normalise_answer(answer) == said for answer in answers))
+
+
+def said_yes_or_no(reply: str) -> str | None:
+    """`yes` or `no` where the reply's first word is one; None for any other reply. (POPE's script
+    takes a reply without "no" or "not" for a yes.)"""
+    first = normalise(reply).split()[:1]
+    return first[0] if first in (["yes"], ["no"]) else None
+
+
+def yes_or_no(reply: str, answers: Sequence[str]) -> float:
+    """1 if the reply's first word is the reference, `yes` or `no`; else 0."""
+    return float(said_yes_or_no(reply) in answers)
 
 
 def vqa_accuracy(reply: str, answers: Sequence[str]) -> float:

@@ -42,8 +42,8 @@ def pair_row(source: ImaginedRow, picture: Picture, prompts: Prompts, seed: int)
         prompt_version=source.prompt_version,
         seed=seed,
         prompt=chat(question_messages(prompts, source.question)),
-        chosen=_said(source.desired),
-        rejected=_said(source.undesired),
+        chosen=assistant_says(source.desired),
+        rejected=assistant_says(source.undesired),
         images=[picture],
         role=source.question_type,
         source_row_id=source.row_id,
@@ -53,7 +53,8 @@ def pair_row(source: ImaginedRow, picture: Picture, prompts: Prompts, seed: int)
     )
 
 
-def _said(text: str) -> list[ChatMessage]:
+def assistant_says(text: str) -> list[ChatMessage]:
+    """A reply as TRL reads it."""
     return [ChatMessage(role="assistant", content=[Part(type="text", text=text)])]
 
 

@@ -58,7 +58,7 @@ class ChatRenderer:
         assert call.sampling.choices
         text = self._render(call.messages)
         if call.prefix:
-            return self._choices((text + self._lead + call.prefix)[-_TAIL:], "",
+            return self._choices((text + self._begun(call.prefix))[-_TAIL:], "",
                                  call.sampling.choices)
         return self._choices(text[-_TAIL:], self._lead, call.sampling.choices)
 
@@ -92,7 +92,11 @@ class ChatRenderer:
 
     def _tokenise_prompt(self, messages: tuple[Message, ...], prefix: str) -> tuple[int, ...]:
         text = self._render(messages)
-        return tuple(self._encode(text + self._lead + prefix if prefix else text))
+        return tuple(self._encode(text + self._begun(prefix)))
+
+    def _begun(self, prefix: str) -> str:
+        """A reply that begins with *prefix*; one that was sampled has its lead already."""
+        return self._lead + prefix if prefix and not prefix[0].isspace() else prefix
 
     def _tokenise_choices(self, tail: str, lead: str,
                           choices: tuple[str, ...]) -> Sequence[Tokens]:

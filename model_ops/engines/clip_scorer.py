@@ -7,7 +7,7 @@ alike enough for a game is left to `model_ops.grouping`.
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Vector = NDArray[np.float32]
 
+KeyT = TypeVar("KeyT")
 _REMEMBERED = 20_000
 _BATCH = 64
 
@@ -42,7 +43,9 @@ class ClipEncoder:
             self._model: Any = AutoModel.from_pretrained(path).eval().to(self._device)
             self._processor: Any = AutoProcessor.from_pretrained(path)
         except Exception as error:
-            raise EngineError(f"the CLIP model {path} cannot be loaded: {error}") from error
+            said = " ".join(str(error).split())  # one line: Ray hands on the last one only
+            raise EngineError(f"the CLIP model {path} cannot be loaded: {said}; give a "
+                              f"folder with its files, a hub id, or nursery://clip") from error
         text_config = self._model.config.text_config
         self._max_tokens: int = text_config.max_position_embeddings
         self._padding = "max_length" if "siglip" in self._model.config.model_type else True
@@ -83,7 +86,7 @@ class ClipScorer:
         self._encoder = ClipEncoder(path)
         self._pictures = PictureMemory(read, max_pixels)
         self._pending: list[tuple[int, Score]] = []
-        self._images: OrderedDict[str, Vector] = OrderedDict()
+        self._images: OrderedDict[tuple[str, str], Vector] = OrderedDict()
         self._texts: OrderedDict[str, Vector] = OrderedDict()
         self.num_encoded = 0
 
@@ -91,16 +94,16 @@ class ClipScorer:
         """Take a call. Raises `DropError` if its image cannot be decoded."""
         if not isinstance(call, Score):
             raise DropError("no_engine", "a CLIP scorer answers Score calls only")
-        if call.image.image_id not in self._images:
-            self._pictures.picture(call.image)
+        if _key(call) not in self._images:
+            self._pictures.picture(call.image, call.look)
         self._pending.append((call_id, call))
 
     def step(self) -> list[tuple[int, Result]]:
         """Answer up to a batch of pending calls."""
         taken, self._pending = self._pending[:_BATCH], self._pending[_BATCH:]
-        new = {c.image.image_id: c.image for _, c in taken if c.image.image_id not in self._images}
+        new = {_key(call): call for _, call in taken if _key(call) not in self._images}
         if new:
-            pictures = [self._pictures.picture(ref) for ref in new.values()]
+            pictures = [self._pictures.picture(call.image, call.look) for call in new.values()]
             _remember(self._images, new, self._encoder.images(pictures))
             self.num_encoded += len(new)
         unknown = {t: None for _, c in taken for t in c.texts if t not in self._texts}
@@ -119,12 +122,16 @@ class ClipScorer:
         self._texts.clear()
 
     def _reply(self, call: Score) -> ScoreReply:
-        image = self._images[call.image.image_id]
+        image = self._images[_key(call)]
         cosines = tuple(float(self._texts[text] @ image) for text in call.texts)
         return ScoreReply(cosines, sum(self._encoder.is_truncated(t) for t in call.texts))
 
 
-def _remember(memory: "OrderedDict[str, Vector]", keys: Iterable[str], vectors: Vector) -> None:
+def _key(call: Score) -> tuple[str, str]:
+    return call.image.image_id, call.look
+
+
+def _remember(memory: "OrderedDict[KeyT, Vector]", keys: Iterable[KeyT], vectors: Vector) -> None:
     for key, vector in zip(keys, vectors, strict=True):
         memory[key] = vector
 

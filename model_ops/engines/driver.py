@@ -220,9 +220,11 @@ class Driver:
 
 def _engine_of(call: Call, seats: Mapping[str, Engine]) -> Engine:
     if not isinstance(call, Generate):
-        engine = seats.get(SCORER)
-    else:
-        engine = seats.get(call.seat) or seats.get("")
+        if (scorer := seats.get(SCORER)) is None:
+            raise ConfigError("the program compares texts with images, but the job has no scorer: "
+                              "give it a CLIP or SigLIP model (search.scorer)")
+        return scorer
+    engine = seats.get(call.seat) or seats.get("")
     if engine is None:
         raise DropError("no_engine", f"nothing answers {type(call).__name__} calls here")
     return engine
@@ -233,7 +235,7 @@ def _submit(engine: Engine, call_id: int, call: Call, seed: int) -> DropError | 
         engine.submit(call_id, call, seed)
     except DropError as error:
         return error
-    except (EngineError, StoreError):  # a store that is away is no fault of this program
+    except (EngineError, StoreError, ConfigError):  # no fault of this program alone
         raise
     except Exception as error:  # the engine refused this call; the others go on
         return DropError("engine_error", f"{type(error).__name__}: {error}")

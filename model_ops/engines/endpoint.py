@@ -15,7 +15,7 @@ from model_ops.engines.driver import Result
 from model_ops.engines.pictures import PictureMemory, ReadImage
 from model_ops.programs.calls import IMAGE, Call, Generate, Reply, Sample
 from schemas.config import EngineConfig
-from schemas.errors import DropError, EngineError
+from schemas.errors import ConfigError, DropError, EngineError
 from schemas.rows import ImageRef
 
 _TOP_LOGPROBS = 20
@@ -49,9 +49,13 @@ class EndpointEngine:
         self._failures = 0
 
     def submit(self, call_id: int, call: Call, seed: int | None) -> None:
-        """Queue a call; it is sent as soon as a thread is free."""
+        """Queue a call; it is sent as soon as a thread is free. Raises `ConfigError` for
+        `keep_stop`, which the API has not."""
         if not isinstance(call, Generate):
             raise DropError("no_engine", "an endpoint answers Generate calls only")
+        if call.sampling.keep_stop:
+            raise ConfigError("an endpoint does not tell which text ended a reply, so sentences "
+                              "cannot be searched for there: use engine.kind vllm")
         messages = self._messages(call)
         self._pending[self._threads.submit(self._ask, call, messages, seed)] = call_id
 

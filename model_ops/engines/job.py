@@ -113,15 +113,16 @@ def shaping(engine: EngineConfig) -> dict[str, Any]:
 
 @cache
 def code_version(program: str) -> str:
-    """sha256 over the sources that shape rows (programs, benchmarks, looks) and the program's own
-    module: changed rules, new rows."""
+    """sha256 over the sources that shape rows (programs, looks, scores, ranks) and the program's
+    own module: changed rules, new rows."""
     import model_ops.programs
 
     content = hashlib.sha256()
     own = inspect.getsourcefile(find_program(program).factory)
     room = Path(next(iter(model_ops.programs.__path__)))
     sources = [*sorted(room.glob("*.py")), room.parent / "looks.py",
-               room.parent / "benchmarks" / "vqa_score.py"]
+               room.parent / "benchmarks" / "vqa_score.py",
+               room.parent / "curation" / "ranking.py"]
     for path in [*sources, *([Path(own)] if own else [])]:
         content.update(path.name.encode() + path.read_bytes())
     return content.hexdigest()

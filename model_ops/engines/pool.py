@@ -212,7 +212,9 @@ def _with_last_words(store: Store, works: Sequence[PoolWork], error: EngineError
 def _kind_of(row_type: type) -> str:
     """`transcripts` for a `TranscriptRow`; what is a participle stays as it is: `asked`."""
     name = row_type.__name__.removesuffix("Row").lower()
-    return name if name.endswith("ed") else name + "s"
+    if name.endswith("ed"):
+        return name
+    return name + ("es" if name.endswith("ch") else "s")
 
 
 def _manifest(work: PoolWork, inputs_digest: str, engine: EngineConfig, shards: list[Shard],

@@ -27,7 +27,9 @@ def reply_with(call: Generate, *texts: str) -> Reply:
 def _sample(call: Generate, text: str) -> Sample:
     choices = call.sampling.choices
     probs = tuple(float(text == choice) for choice in choices) if choices else None
-    return Sample(text, max(1, len(text.split())), 0.0, "stop", probs)
+    stop = call.sampling.stop if call.sampling.keep_stop else ()
+    stopped_by = next((end for end in stop if text.endswith(end)), None)
+    return Sample(text, max(1, len(text.split())), 0.0, "stop", probs, stopped_by)
 
 
 class ScriptedEngine:

@@ -141,8 +141,10 @@ class VllmEngine:
 
     def _sample(self, call: Generate, output: Any) -> Sample:
         text = output.text if call.sampling.stop else self._chat.decode(output.token_ids)
+        ended_by = output.stop_reason  # a token's id where that ended it
         return Sample(text, len(output.token_ids), output.cumulative_logprob or 0.0,
-                      output.finish_reason)
+                      output.finish_reason,
+                      stopped_by=ended_by if isinstance(ended_by, str) else None)
 
 
 def _flat(choosing: Choosing) -> bool:
@@ -159,7 +161,7 @@ def _sampling_params(asked: _Asked) -> Any:
         "n": sampling.num_samples, "temperature": sampling.temperature,
         "top_p": sampling.top_p, "seed": asked.seed, "skip_clone": True,
         "output_kind": RequestOutputKind.FINAL_ONLY, "detokenize": bool(sampling.stop),
-        "stop": list(sampling.stop) or None}
+        "stop": list(sampling.stop) or None, "include_stop_str_in_output": sampling.keep_stop}
     if asked.choosing is not None:
         deciding = asked.choosing.deciding
         return SamplingParams(max_tokens=1, allowed_token_ids=deciding,

@@ -1,9 +1,10 @@
 """From one row of a stage to its whole line: what it was made from, and what became of it.
 
 A game is its transcript and the training rows made from it. A question goes slot -> asked ->
-imagined -> pair -> training rows. Its one idea: rows name what they were made from, but for what
-models made, where the position says it: a pool writes the rows of a shard in the order of its
-items, and what is missing stands in that shard's quarantine.
+imagined -> pair -> training rows; a description goes prompt -> search -> pair, with the search's
+nodes beside it. Its one idea: rows name what they were made from, but for what models made, where
+the position says it: a pool writes the rows of a shard in the order of its items, and what is
+missing stands in that shard's quarantine.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +21,11 @@ from model_ops.lineage.places import (
 )
 from schemas.artifacts import read_quarantine, read_rows
 from schemas.rows import PairRow, QuarantineRow, Row, TrainRow, TranscriptRow
+from schemas.searches import NodeRow
 from schemas.store import Store
 
+SEARCHED = ("prompts", "searches", "nodes")
+"""The artifacts of a calibrated stage that have rows and are not learnt from."""
 QUESTION_LINE = ("slots", "asked", "imagined", "pairs")
 Sibling = Callable[[str], Place | None]
 """The artifact of a kind in the same stage of the same round."""
@@ -44,6 +48,8 @@ def follow(store: Store, found: Found, sibling: Sibling) -> Chain:
     """The line of *found*; an empty one for rows that belong to none."""
     if found.place.kind == "mix" and isinstance(found.row, TrainRow | PairRow):
         return Chain(kept=[found.row], train=found.place)
+    if any(found.kind == kind or sibling(kind) is not None for kind in SEARCHED):
+        return _follow_search(store, found, sibling)
     if sibling("transcripts") is not None or found.place.kind == "transcripts":
         return _follow_game(store, found, sibling)
     if sibling("imagined") is not None or sibling("asked") is not None:
@@ -69,6 +75,38 @@ def _game_id(row: Row) -> str | None:
     if not isinstance(row, QuarantineRow):
         return None
     return row.source if row.kind == "train" else row.row_id
+
+
+def _follow_search(store: Store, found: Found, sibling: Sibling) -> Chain:
+    train, search = sibling("train"), _search_of(store, found, sibling("searches"))
+    prompt = found if found.kind == "prompts" else (
+        item_of(store, sibling("prompts"), search) if search else None)
+    if search is None and prompt is not None:
+        search = outcome_of(store, prompt, sibling("searches"))
+    members = {"prompts": prompt, "searches": search,
+               "nodes": found if found.kind == "nodes" else None}
+    lost = search if search is not None and search.kind == "quarantine" else None
+    chain = Chain({kind: member for kind, member in members.items() if member and member != lost},
+                  lost, train=train)
+    if search is not None and lost is None:
+        chain.kept = made_from(store, train, search.row_id)
+        if not chain.kept:
+            chain.dropped = find_quarantined(store, train, search.row_id, True)
+    return chain
+
+
+def _search_of(store: Store, found: Found, searches: Place | None) -> Found | None:
+    """The search that a row is, or was made from."""
+    row = found.row
+    if found.kind == "searches":
+        return found
+    if isinstance(row, NodeRow):
+        return find_row(store, searches, row.search_id)
+    if isinstance(row, PairRow):
+        return find_row(store, searches, row.source_row_id)
+    if isinstance(row, QuarantineRow):
+        return find_row(store, searches, row.row_id) or find_row(store, searches, row.source)
+    return None
 
 
 def made_from(store: Store, place: Place | None, row_id: str) -> list[TrainRow | PairRow]:

@@ -22,6 +22,7 @@ from schemas.rows import (
     TrainRow,
     TranscriptRow,
 )
+from schemas.searches import DescriptionRow, NodeRow, SearchRow
 from schemas.store import Store
 
 ROW_TYPES: dict[str, type[Row]] = {
@@ -31,8 +32,11 @@ ROW_TYPES: dict[str, type[Row]] = {
     "mix": TrainRow,
     "imagined": ImaginedRow,
     "asked": AskedRow,
+    "searches": SearchRow,
+    "nodes": NodeRow,
     "games": GameRow,
     "slots": SlotRow,
+    "prompts": DescriptionRow,
     "items": ItemRow,
 }
 """Artifacts with rows, in the order of the search: what was made comes before its plan. Training

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from model_ops.lineage.chains import Chain, follow
+from model_ops.lineage.chains import Chain, follow, outcome_of
 from model_ops.lineage.places import (
     Found,
     Place,
@@ -14,6 +14,7 @@ from model_ops.lineage.places import (
     places_of,
     shared_places,
 )
+from model_ops.lineage.trees import nodes_of, tree_in_words
 from model_ops.lineage.words import image_ids, told, without_pictures
 from model_ops.rounds import read_rounds, round_prefix
 from schemas.champion import read_champion
@@ -21,9 +22,10 @@ from schemas.errors import FlywheelError
 from schemas.manifest import Manifest
 from schemas.records import Record, RoundRecord
 from schemas.rows import Row
+from schemas.searches import SearchRow
 from schemas.store import Store
 
-WRITTEN_BY_MODEL = ("imagined", "asked", "transcripts")
+WRITTEN_BY_MODEL = ("searches", "imagined", "asked", "transcripts")
 """The members of a line that a model wrote, the latest first."""
 
 
@@ -59,7 +61,8 @@ class Lineage(Record):
     image_ids: list[str]
     game_id: str | None
     line: dict[str, str]
-    """Artifact -> id, of the rows on its line: the game; or slot, question, replies, pair."""
+    """Artifact -> id, of the rows on its line: the game; slot, question, replies, pair; or prompt,
+    search and, where it was asked for, the node."""
     training_rows: list[str]
     """Ids of the training rows that the row's game or pair became."""
     learnt_by: list[str]
@@ -155,21 +158,36 @@ class _Walk:
             yield Step(what="written by", text=text, uri=self._model_uri(digest))
         for kind, member in chain.members.items():
             yield self._row_step(kind, member.place, member.row)
+            if isinstance(member.row, SearchRow):
+                yield self._tree_step(member.place, member.row)
         if found.row_id not in {member.row_id for member in chain.members.values()}:
             yield self._row_step(found.kind, found.place, found.row)
 
     def _other_answers(self, found: Found, row_id: str) -> Iterator[Step]:
-        """A benchmark item has one id for all models: what the later ones made of it."""
-        items = [p for p in self.places if p.kind == "items" and p != found.place]
-        for place in items if found.kind == "items" else ():
-            if other := find_row(self.store, place, row_id):
-                yield self._row_step("items", place, other.row)
+        """A benchmark item has one id for all models, a calibrated prompt one for all rounds: what
+        the later ones made of it."""
+        if found.kind not in ("items", "prompts"):
+            return
+        for place in self.places:
+            if place.kind != found.kind or place == found.place:
+                continue
+            other = find_row(self.store, place, row_id)
+            if other is not None and found.kind == "prompts":
+                other = outcome_of(self.store, other, self._sibling(place, "searches"))
+            if other is not None:
+                yield self._row_step(other.place.kind, other.place, other.row)
 
     def _row_step(self, kind: str, place: Place, row: Row) -> Step:
         stage = f"stage {place.stage.name}" if place.stage else "evaluation"
         where = f"round {place.record.round}, {stage}" if place.record else "of all rounds"
         return Step(what=f"{kind} row", text=f"{where}: {told(row)}",
                     uri=self.store.uri(place.manifest.prefix))
+
+    def _tree_step(self, place: Place, search: SearchRow) -> Step:
+        nodes = self._sibling(place, "nodes")
+        judged = nodes_of(self.store, nodes.manifest if nodes else None, search.row_id)
+        return Step(what="search tree", text=f"\n{tree_in_words(search.nodes, judged)}",
+                    uri=self.store.uri((nodes or place).manifest.prefix))
 
     def _forwards(self, chain: Chain, learners: list[Manifest]) -> Iterator[Step]:
         if chain.train and chain.kept:
@@ -213,7 +231,7 @@ class _Walk:
 
 def _source(found: Found, chain: Chain) -> Found | None:
     """The member of the line that a model wrote: the row itself, or the latest before it."""
-    if found.kind in ("slots", "games", "items"):
+    if found.kind in ("slots", "games", "prompts", "items"):
         return None
     if found.kind == "asked":
         return found

@@ -16,14 +16,17 @@ from schemas.rows import (
     TrainRow,
     TranscriptRow,
 )
+from schemas.searches import DescriptionRow, NodeRow, SearchRow
 
 
 def image_ids(row: Row) -> list[str]:
     """Ids of the images that a row is about."""
     if isinstance(row, TrainRow | PairRow | ItemRow):
         return list(row.image_ids)
-    if isinstance(row, SlotRow | AskedRow | ImaginedRow):
+    if isinstance(row, SlotRow | AskedRow | ImaginedRow | DescriptionRow | SearchRow):
         return [row.image.image_id]
+    if isinstance(row, NodeRow):
+        return [row.image_id]
     return [ref.image_id for ref in getattr(row, "images", [])]
 
 
@@ -46,15 +49,34 @@ def told(row: Row) -> str:
             said = " ".join(part.text or "<image>" for m in row.completion for part in m.content)
             return f"role {row.role}, weight {row.weight:g}: {said}"
         case PairRow():
-            return (f"{row.role}: {text_of(row.prompt[-1:])} / chosen: {text_of(row.chosen)} / "
-                    f"rejected: {text_of(row.rejected)}")
+            return (f"{row.role}: {text_of(row.prompt[-1:])} / "
+                    f"chosen{_rewarded(row.chosen_reward)}: {text_of(row.chosen)} / "
+                    f"rejected{_rewarded(row.rejected_reward)}: {text_of(row.rejected)}")
         case QuarantineRow():
             return f"dropped, {row.reason}: {row.detail} (from {row.source})"
         case GameRow():
             return f"planned game of {len(row.images)} images, target {row.target + 1}"
         case ItemRow():
             return f"{row.benchmark}: expected {row.expected!r}, got {row.reply!r}"
-    return _told_question(row)
+    return _told_search(row) or _told_question(row)
+
+
+def _told_search(row: Row) -> str:
+    """The rows of the calibrated method before they are pairs; "" for others."""
+    match row:
+        case DescriptionRow():
+            return f"planned search about prompt {row.prompt_id}: {row.question}"
+        case SearchRow():
+            final = sum(node.is_final for node in row.nodes)
+            return (f"search {row.row_id} of {len(row.nodes) - 1} sentences, {final} finished "
+                    f"replies, {row.num_merged} merged: {row.question}")
+        case NodeRow():
+            ranked = f", cost {row.cost:.3f}" if row.cost is not None else ""
+            clip = f", clip {row.clip_cos100:.1f}" if row.clip_cos100 is not None else ""
+            choice = f", end of the {row.choice} reply" if row.choice else ""
+            return (f"node {row.node_id} at depth {row.depth}, mean logprob "
+                    f"{row.mean_logprob:.2f}{clip}{ranked}{choice}: {row.text}")
+    return ""
 
 
 def _told_question(row: Row) -> str:
@@ -69,6 +91,10 @@ def _told_question(row: Row) -> str:
             return (f"{row.question} / desired{_judged(row.desired_label)}: {row.desired} / "
                     f"undesired{_judged(row.undesired_label)}: {row.undesired}")
     return type(row).__name__
+
+
+def _rewarded(reward: float | None) -> str:
+    return "" if reward is None else f" ({reward:.3f})"
 
 
 def _judged(label: str | None) -> str:

@@ -26,13 +26,15 @@ class Message:
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How to sample. `choices` restricts the reply to one of these texts (structured output) and
-    fills `Sample.choice_probs`; `json_schema` (a JSON text) restricts it to that schema."""
+    fills `Sample.choice_probs`; `json_schema` (a JSON text) restricts it to that schema. A text of
+    `stop` ends a reply and is cut off, or stands at its end (`keep_stop`)."""
 
     temperature: float = 0.0
     top_p: float = 1.0
     max_tokens: int = 64
     num_samples: int = 1
     stop: tuple[str, ...] = ()
+    keep_stop: bool = False
     choices: tuple[str, ...] | None = None
     json_schema: str | None = None
 
@@ -58,10 +60,11 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Ask for the image-text cosines of one image with each of `texts`."""
+    """Ask for the image-text cosines of one image, in the light of `look`, with each of `texts`."""
 
     image: ImageRef
     texts: tuple[str, ...]
+    look: str = ""
 
 
 Call = Generate | Score
@@ -77,6 +80,8 @@ class Sample:
     finish_reason: str
     choice_probs: tuple[float, ...] | None = None
     """Probability of each of `Sampling.choices`, renormalised to sum to 1."""
+    stopped_by: str | None = None
+    """The text of `Sampling.stop` that ended it; None: it ended by itself, or was cut off."""
 
 
 @dataclass(frozen=True, slots=True)

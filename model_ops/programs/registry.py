@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from model_ops.benchmarks.chair import ChairBenchmark, describe_item
 from model_ops.benchmarks.game import GameBenchmark, play_item
 from model_ops.benchmarks.pie import PieBenchmark, answer_and_judge, judge_again
 from model_ops.benchmarks.vqa import VqaBenchmark, answer_item
@@ -13,9 +14,11 @@ from model_ops.programs.asking import AskSettings, ask_question
 from model_ops.programs.calls import Program
 from model_ops.programs.dialog import play
 from model_ops.programs.imagining import imagine
-from schemas.config import DialogPlayConfig, ImagineConfig
+from model_ops.programs.searching import search
+from schemas.config import DialogPlayConfig, ImagineConfig, SearchConfig
 from schemas.rows import (
     AskedRow,
+    CaptionItemRow,
     GameRow,
     ImaginedRow,
     ItemRow,
@@ -26,6 +29,7 @@ from schemas.rows import (
     SlotRow,
     TranscriptRow,
 )
+from schemas.searches import DescriptionRow, SearchRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,10 @@ PROGRAMS: Mapping[str, ProgramKind] = {
     "game_benchmark": ProgramKind(play_item, GameRow, ItemRow, GameBenchmark),
     "ask_question": ProgramKind(ask_question, SlotRow, AskedRow, AskSettings),
     "imagine": ProgramKind(imagine, AskedRow, ImaginedRow, ImagineConfig),
+    "search": ProgramKind(search, DescriptionRow, SearchRow, SearchConfig),
     "pie": ProgramKind(answer_and_judge, PieRow, ItemRow, PieBenchmark),
     "pie_judge": ProgramKind(judge_again, PieReplyRow, ItemRow, PieBenchmark),
     "vqa": ProgramKind(answer_item, QuestionRow, ItemRow, VqaBenchmark),
+    "pope": ProgramKind(answer_item, QuestionRow, ItemRow, VqaBenchmark),
+    "chair": ProgramKind(describe_item, CaptionItemRow, ItemRow, ChairBenchmark),
 }

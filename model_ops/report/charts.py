@@ -26,6 +26,14 @@ class Point(NamedTuple):
     decision: str
 
 
+class Rewards(NamedTuple):
+    """Mean rewards of the chosen and the rejected replies of one round."""
+
+    round: int
+    chosen: float
+    rejected: float
+
+
 class Scale(NamedTuple):
     """A linear map from [low, high] to pixels [start, end]."""
 
@@ -55,13 +63,28 @@ def line_chart(points: Sequence[Point]) -> Markup:
     chances = [p.metric.chance for p in points if p.metric.chance is not None]
     levels = ticks(min(bounds + chances), max(bounds + chances))
     y = Scale(levels[0], levels[-1], HEIGHT - BOTTOM, TOP)
-    last = max(points[-1].round, 1)
-    x = Scale(points[0].round if len(points) > 1 else 0, last, LEFT + 12, WIDTH - RIGHT - 12)
+    x = _round_scale(points)
     parts = [*_grid(levels, y), *_round_labels(points, x)]
     if chances:
         parts.append(_chance_line(chances[-1], y))
     parts += [_band(points, x, y), _line(points, x, y)]
     parts += [_marker(p, x(p.round), y(p.metric.value)) for p in points]
+    return _svg(WIDTH, HEIGHT, "chart", parts)
+
+
+def reward_chart(rewards: Sequence[Rewards]) -> Markup:
+    """Two lines over rounds: what the chosen and what the rejected replies were worth."""
+    values = [value for each in rewards for value in (each.chosen, each.rejected)]
+    levels = ticks(min(values), max(values))
+    y, x = Scale(levels[0], levels[-1], HEIGHT - BOTTOM, TOP), _round_scale(rewards)
+    parts = [*_grid(levels, y), *_round_labels(rewards, x)]
+    for side in ("chosen", "rejected"):
+        marks = [(each.round, getattr(each, side)) for each in rewards]
+        at = " ".join(f"{x(number)},{y(value)}" for number, value in marks)
+        parts.append(f'<polyline class="line {side}" points="{at}"/>')
+        parts += [f"<g><title>round {number}, {side}: {value:.4f}</title>"
+                  f'<circle class="dot {side}" cx="{x(number)}" cy="{y(value)}" r="4.2"/></g>'
+                  for number, value in marks]
     return _svg(WIDTH, HEIGHT, "chart", parts)
 
 
@@ -87,6 +110,11 @@ def _svg(width: int, height: int, name: str, parts: Sequence[str]) -> Markup:
     return Markup(f'<svg class="{name}" viewBox="0 0 {width} {height}" role="img">{body}</svg>')
 
 
+def _round_scale(points: Sequence[Point] | Sequence[Rewards]) -> Scale:
+    first = points[0].round if len(points) > 1 else 0
+    return Scale(first, max(points[-1].round, 1), LEFT + 12, WIDTH - RIGHT - 12)
+
+
 def _grid(levels: Sequence[float], y: Scale) -> list[str]:
     digits = 2 if levels[1] - levels[0] >= 0.00999 else 3
     parts = []
@@ -98,7 +126,7 @@ def _grid(levels: Sequence[float], y: Scale) -> list[str]:
     return parts
 
 
-def _round_labels(points: Sequence[Point], x: Scale) -> list[str]:
+def _round_labels(points: Sequence[Point] | Sequence[Rewards], x: Scale) -> list[str]:
     every = math.ceil(len(points) / MAX_ROUND_LABELS)
     at = HEIGHT - 8
     shown = points[::every]

@@ -42,6 +42,12 @@ class RoundView:
         theirs = self.rival.evaluation.metrics.get(name) if self.rival else None
         return mine.value - theirs.value if mine and theirs else None
 
+    def words_beside(self, name: str) -> Metric | None:
+        """Mean words of the captions that a CHAIR figure was measured on: whoever says less errs
+        less. None for other metrics."""
+        domain, _, figure = name.rpartition("/")
+        return self.metric(f"{domain}/caption_words") if figure.startswith("chair_") else None
+
 
 @dataclass(frozen=True, slots=True)
 class History:

@@ -5,6 +5,7 @@ forbids scripts and foreign requests, so that text written by a model stays text
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -21,8 +22,9 @@ from model_ops.report.engagement import pie_views
 from model_ops.report.history import History, read_history
 from model_ops.report.pairs import PairStage, pair_stages
 from model_ops.report.samples import StageSample, collect
+from model_ops.report.search_tree import SearchStage, iterations, search_stages
 from model_ops.report.yields import Funnel, Production, funnel, production, times
-from schemas.records import Metric, is_lower_better
+from schemas.records import Metric, is_lower_better, is_word_count
 from schemas.store import Store
 
 PATH = "report/index.html"
@@ -32,7 +34,8 @@ DETERMINISM = {
     "call": "the same rows (seeded per call)",
     "engine": "similar rows (only the engine was seeded)",
 }
-FORMATS = ("number", "signed", "interval", "count", "percent", "duration", "short", "spaced")
+FORMATS = ("number", "words", "signed", "interval", "count", "percent", "duration", "short",
+           "spaced")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class MetricRow:
 
     metric: str
     cells: list[Metric | None]
+    words: list[Metric | None]
+    """Beside a CHAIR figure: mean words of the captions that it was measured on."""
 
     @property
     def known(self) -> list[Metric]:
@@ -84,7 +89,7 @@ def render(store: Store) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update({name: getattr(wording, name) for name in FORMATS})
-    environment.filters["is_lower_better"] = is_lower_better
+    environment.filters.update(is_lower_better=is_lower_better, is_word_count=is_word_count)
     style = Markup((TEMPLATES / "style.css").read_text())
     return environment.get_template("page.html.j2").render(
         style=style, history=history, verdict=wording.verdict(history), **_sections(store, history)
@@ -95,10 +100,12 @@ def _sections(store: Store, history: History) -> dict[str, Any]:
     productions = [production(view, stage) for view in history.rounds for stage in view.stages]
     bars = [bar for view in history.rounds for bar in times(view)]
     samples, pairs = collect(store, history), pair_stages(store, history)
+    searches, rounds = search_stages(store, history), iterations(history)
+    elsewhere = rounds.curves if rounds else []
     return {
         "curves": [_curve(history, name) for name in history.metrics
                    if name == history.primary
-                   or (is_headline(name) and not is_of_variant(name))],
+                   or (is_headline(name) and not is_of_variant(name) and name not in elsewhere)],
         "groups": _groups(history, [n for n in history.metrics if is_headline(n)]),
         "details": _groups(history, [n for n in history.metrics if not is_headline(n)]),
         "strip": partial(_strip, *_primary_range(history)),
@@ -110,7 +117,10 @@ def _sections(store: Store, history: History) -> dict[str, Any]:
         "steps": list(dict.fromkeys(step for bar in bars for step in bar.seconds)),
         "samples": samples,
         "pair_stages": pairs,
-        "versions": _prompt_versions(samples, pairs),
+        "search_stages": searches,
+        "iterations": rounds,
+        "iteration_curves": [_curve(history, name) for name in elsewhere],
+        "versions": _prompt_versions(samples, [*pairs, *searches]),
         "determinism": DETERMINISM.get,
         "pretty": _pretty,
     }
@@ -126,7 +136,9 @@ def _curve(history: History, name: str) -> Curve:
 
 
 def _groups(history: History, names: list[str]) -> list[MetricGroup]:
-    rows = [MetricRow(n, [v.metric(n) for v in history.rounds]) for n in sorted(names)]
+    rows = [MetricRow(name, [view.metric(name) for view in history.rounds],
+                      [view.words_beside(name) for view in history.rounds])
+            for name in sorted(names)]
     rows.sort(key=lambda row: (row.metric.split("/")[0], _benchmark(row.metric)))
     return [MetricGroup(name, list(group))
             for name, group in groupby(rows, lambda row: _benchmark(row.metric))]
@@ -139,7 +151,7 @@ def _benchmark(metric: str) -> str:
 
 
 def _started(productions: list[Production]) -> dict[str, int]:
-    """Games and questions that were started with; games where nothing was."""
+    """Games, questions and searches that were started with; games where nothing was."""
     totals: dict[str, int] = {} if productions else {"games": 0}
     for each in productions:
         totals[each.unit] = totals.get(each.unit, 0) + each.num_started
@@ -168,7 +180,7 @@ def _funnels(history: History) -> list[Funnel]:
 
 
 def _prompt_versions(
-    samples: list[StageSample], pairs: list[PairStage]
+    samples: list[StageSample], pairs: Sequence[PairStage | SearchStage]
 ) -> dict[int, list[str]]:
     """Prompt versions by round, as the sampled rows name them."""
     seen: dict[int, set[str]] = {}

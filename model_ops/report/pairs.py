@@ -80,7 +80,7 @@ def _stage(
         stage=stage.record.name,
         yields=kind_yields(stage),
         kept=[_kept(row) for row in _some_of_each_kind(store, pairs)] if pairs else [],
-        dropped=[_dropped(row, reader) for row in _some_of_each_reason(store, pairs)]
+        dropped=[_dropped(row, reader) for row in some_of_each_reason(store, pairs)]
         if pairs else [],
         rows=training_rows(store, train),
         learns_pairs=train is not None and has_preferences(store, train))
@@ -95,7 +95,7 @@ def _some_of_each_kind(store: Store, pairs: Manifest) -> Iterator[PairRow]:
         yield from sorted(by_kind.get(kind, []), key=lambda row: row.row_id)[:PAIRS_PER_KIND]
 
 
-def _some_of_each_reason(store: Store, pairs: Manifest) -> Sequence[QuarantineRow]:
+def some_of_each_reason(store: Store, pairs: Manifest) -> Sequence[QuarantineRow]:
     """The first of every reason, then the second of each, the most frequent reason first."""
     read = pairs.model_copy(update={"shards": pairs.shards[:SHARDS_READ]})
     rows = sorted(read_quarantine(store, read), key=lambda row: row.row_id)

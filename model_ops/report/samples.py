@@ -82,7 +82,7 @@ def collect(store: Store, history: History) -> list[StageSample]:
     """Samples of games from the first and the latest rounds that have stages, oldest first."""
     reader = ImageReader(store, history.images) if history.images else None
     return [_stage(store, view, stage, reader) for view in sampled_rounds(history)
-            for stage in view.stages if stage.record.method != "contrastive"]
+            for stage in view.stages if stage.record.method == "dialog"]
 
 
 def sampled_rounds(history: History) -> list[RoundView]:

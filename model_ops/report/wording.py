@@ -37,6 +37,13 @@ CODES = {
     "judge_desired": "desired reply not judged so",
     "judge_undesired": "undesired reply not judged so",
     "over_cap": "kind has enough pairs",
+    "no_final": "no reply was finished",
+    "single_final": "only one reply was finished",
+    "identical": "best and worst reply are the same",
+    "empty": "a reply is empty",
+    "small_margin": "rewards too close",
+    "length_ratio": "one reply is much longer",
+    "no_sentence_end": "no sentence end was found",
 }
 """Codes of `curation` and of a game's end whose bare words would not be understood."""
 
@@ -44,6 +51,11 @@ CODES = {
 def number(value: float) -> str:
     """A metric: 0.512."""
     return f"{value:.3f}".replace("-", MINUS)
+
+
+def words(value: float) -> str:
+    """A mean caption length: 23.4 words."""
+    return f"{value:.1f} words"
 
 
 def signed(value: float) -> str:

@@ -11,19 +11,19 @@ from schemas.artifacts import sum_stats
 from schemas.manifest import Manifest
 from schemas.questions import QUESTION_TYPES, slug
 
-FUNNEL_STEPS = ("planned", "asked", "unique", "imagined", "played", "parsed", "won", "consistent",
-                "kept")
-"""Steps that every question (the first four) or game passes, in order; all other keys of a funnel
-are reasons for a drop."""
+FUNNEL_STEPS = ("planned", "asked", "unique", "imagined", "searched", "played", "parsed", "won",
+                "consistent", "kept")
+"""Steps that every question (the first four), search (planned, searched) or game passes, in order;
+all other keys of a funnel are reasons for a drop."""
 OTHER_COUNTS = ("rows", "games")
 """Keys of a funnel that count something else than drops."""
-UNITS = {"contrastive": "questions"}
+UNITS = {"contrastive": "questions", "calibrated": "searches"}
 """What a stage of a method begins with; all others begin with games."""
 
 
 @dataclass(frozen=True, slots=True)
 class FunnelStep:
-    """One bar: how many games or questions came so far, of how many."""
+    """One bar: how many games, questions or searches came so far, of how many."""
 
     name: str
     num: int
@@ -52,7 +52,7 @@ class Production:
     round: int
     stage: str
     unit: str
-    """What was started with: games or questions."""
+    """What was started with: games, questions or searches."""
     num_started: int
     num_kept: int
     num_rows: int
@@ -105,7 +105,8 @@ def production(view: RoundView, stage: StageView) -> Production:
     """Gather what the stage's record and manifests say about cost and yield."""
     record, manifests = stage.record, stage.manifests
     train, model = manifests.get("train"), manifests.get("model")
-    asked = [manifests[name] for name in ("transcripts", "asked", "imagined") if name in manifests]
+    asked = [manifests[name] for name in ("transcripts", "asked", "imagined", "searches")
+             if name in manifests]
     learnt = model.stats if model else {}
     num_asked = asked[0].num_rows if asked else 0
     return Production(

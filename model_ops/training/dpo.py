@@ -3,8 +3,8 @@
 Its one idea: the trainer is TRL's own, unmodified. A pair's reward difference is
 d = beta * ((log p - log p_ref)(chosen) - (log p - log p_ref)(rejected)), log-probabilities summed
 over a reply's tokens, its end token included; the reference is the model that training starts from
-(with LoRA: the model with its adapter off; in full: a frozen copy). `loss_types` are added up, each
-times its weight:
+(with LoRA: the model with its adapter off; in full: a frozen copy) or the job's `reference`.
+`loss_types` are added up, each times its weight:
 
 - `sigmoid`: mean over pairs of -log sigmoid(d), ln 2 before the first step;
 - `sft`: minus the mean log-probability of the chosen replies' tokens, over *all* such tokens of the
@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model_ops.models import WEIGHTS
+from model_ops.models import WEIGHTS, fetch_model
 from model_ops.training.batches import PairCollator
 from model_ops.training.job import Fitted, Session, TrainJob
 from model_ops.training.trainer import (
@@ -66,8 +66,9 @@ def make_trainer(job: TrainJob, config: DpoConfig, start: Start, session: Sessio
     from trl import DPOTrainer
 
     reference = None
-    if config.adapter == "full":
-        reference = load_model(start.folder, config, start.dtype).requires_grad_(False)
+    if job.reference is not None or config.adapter == "full":
+        folder = fetch_model(job.store, job.reference) if job.reference else start.folder
+        reference = load_model(folder, config, start.dtype).requires_grad_(False)
     return DPOTrainer(
         model=load_model(start.folder, config, start.dtype), ref_model=reference,
         args=arguments(job, config, start.dtype, session.scratch / "trainer"),

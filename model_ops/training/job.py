@@ -39,13 +39,16 @@ class TrainJob:
     have their words; with the others the collators put this one in."""
     mix: Manifest | None = None
     """General data, learnt from beside this round's rows."""
+    reference: Manifest | None = None
+    """The model that `dpo` compares with, where it is not `start`."""
 
     @property
     def inputs_digest(self) -> str:
         """Identity of everything that shapes the trained model."""
         return digest([CODE_VERSION, self.config.model_dump(mode="json"), self.model.dtype,
                        [m.digest for m in self.rows], self.start.digest, self.seed,
-                       *filter(None, [self.reward_word, self.mix and self.mix.digest])])
+                       *filter(None, [self.reward_word, self.mix and self.mix.digest,
+                                      self.reference and f"reference {self.reference.digest}"])])
 
     @property
     def parents(self) -> dict[str, str]:
@@ -53,7 +56,8 @@ class TrainJob:
         rows = {f"train{position or ''}": m.digest
                 for position, m in enumerate(reversed(self.rows))}
         mix = {"mix": self.mix.digest} if self.mix else {}
-        return {"start": self.start.digest, **rows, **mix}
+        reference = {"reference": self.reference.digest} if self.reference else {}
+        return {"start": self.start.digest, **rows, **mix, **reference}
 
 
 class Step(NamedTuple):

@@ -5,6 +5,12 @@ decides whether a stage's finished work may be reused (see `schemas.manifest`).
 """
 
 from schemas.config.base import Config, EngineConfig, ImagesConfig, ModelConfig
+from schemas.config.calibrated import (
+    CalibratedStage,
+    DescriptionPromptsConfig,
+    PreferenceConfig,
+    SearchConfig,
+)
 from schemas.config.contrastive import (
     ContrastiveStage,
     ImagineConfig,
@@ -21,19 +27,24 @@ from schemas.config.dialog import (
 )
 from schemas.config.measuring import (
     BenchmarkConfig,
+    ChairConfig,
     EvaluationConfig,
     GatePolicy,
     JudgeConfig,
     PieConfig,
+    PopeConfig,
 )
 from schemas.config.run import RunConfig, Stage, StopRule
 from schemas.config.training import CrlConfig, DpoConfig, SftConfig, TrainConfig
 
 __all__ = [
     "BenchmarkConfig",
+    "CalibratedStage",
+    "ChairConfig",
     "Config",
     "ContrastiveStage",
     "CrlConfig",
+    "DescriptionPromptsConfig",
     "DialogCurationConfig",
     "DialogPlayConfig",
     "DialogStage",
@@ -49,9 +60,12 @@ __all__ = [
     "ModelConfig",
     "PairCurationConfig",
     "PieConfig",
+    "PopeConfig",
+    "PreferenceConfig",
     "QuestionsConfig",
     "RewardWords",
     "RunConfig",
+    "SearchConfig",
     "SftConfig",
     "Stage",
     "StopRule",

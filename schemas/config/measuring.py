@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from schemas.config.base import Config, ImagesConfig
 from schemas.config.dialog import DialogPlayConfig, GroupingConfig, check_turn_limit
-from schemas.records import is_lower_better
+from schemas.records import is_lower_better, is_word_count
 
 
 class JudgeConfig(Config):
@@ -61,18 +61,67 @@ class PieConfig(Config):
         return "-".join(part for part in parts if part)
 
 
+class PopeConfig(Config):
+    """The benchmark `pope` (Li et al. 2023): is an object there, yes or no?"""
+
+    random_uri: str | None = None
+    """The authors' JSONL of `image`, `text`, `label`: its absent objects are drawn at random ..."""
+    popular_uri: str | None = None
+    """... are those that the most images have ..."""
+    adversarial_uri: str | None = None
+    """... are those that most often stand beside what is there. Without any of the three the images
+    must be the nursery's, and all three are made from facts."""
+    num_objects: int = Field(default=3, ge=1)
+    """Nursery: objects asked about in an image that are there, and as many that are not."""
+
+    @property
+    def uris(self) -> dict[str, str]:
+        """Split -> file, of those that are given."""
+        given = {"random": self.random_uri, "popular": self.popular_uri,
+                 "adversarial": self.adversarial_uri}
+        return {split: uri for split, uri in given.items() if uri is not None}
+
+    @property
+    def num_splits(self) -> int:
+        """How many splits are measured."""
+        return len(self.uris) or 3
+
+
+class ChairConfig(Config):
+    """The benchmark `chair` (Rohrbach et al. 2018): which objects does a description make up?"""
+
+    instances_uri: str | None = None
+    """COCO's `instances_*.json`; with `captions_uri` what the images hold. Without both the images
+    must be the nursery's."""
+    captions_uri: str | None = None
+    """COCO's `captions_*.json` of the same images."""
+    question: str | None = None
+    """What is asked about every image; null: the prompt set's `calibrated.describe_1`."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Longest description; figures of descriptions that were cut off elsewhere do not compare."""
+
+    @model_validator(mode="after")
+    def _both_files_or_none(self) -> "ChairConfig":
+        if (self.instances_uri is None) != (self.captions_uri is None):
+            raise ValueError("chair.instances_uri and chair.captions_uri go together: an image "
+                             "holds what either of them names")
+        return self
+
+
 class BenchmarkConfig(Config):
     """One benchmark."""
 
-    kind: Literal["game", "vqa", "pie"]
+    kind: Literal["game", "vqa", "pie", "pope", "chair"]
     """`game`: held-out games; `vqa`: questions with known answers; `pie`: odd questions and clear
-    ones, judged by whether the model engages (MACAROON's benchmark)."""
+    ones, judged by whether the model engages (MACAROON's benchmark); `pope`: is an object there?;
+    `chair`: descriptions, searched for objects that are not there."""
     images: ImagesConfig
     """Held-out images. An image that a training game used is refused."""
     domain: str = "field"
     """Prefix of the metric names."""
     num_items: int = Field(default=1000, ge=1)
-    """Games or questions (`pie`: odd ones, in equal shares; the authors' set has 853)."""
+    """Games or questions (`pie`: odd ones, in equal shares; the authors' set has 853). At most so
+    many: `pope`: questions of each split (nursery: of whole images), `chair`: images."""
     num_images: int = Field(default=4, ge=2)
     """`game`: images per game."""
     questions_uri: str | None = None
@@ -86,6 +135,10 @@ class BenchmarkConfig(Config):
     """`game`: how images become games."""
     pie: PieConfig = PieConfig()
     """`pie`: what is asked and who judges."""
+    pope: PopeConfig = PopeConfig()
+    """`pope`: where its questions are."""
+    chair: ChairConfig = ChairConfig()
+    """`chair`: what is asked, and what the images hold."""
     cross_play: bool = False
     """`game`: the candidate describes, the champion guesses: gains that vanish with an older
     partner are a private code. The metric is `<domain>/game<N>_crossplay`."""
@@ -102,6 +155,18 @@ class BenchmarkConfig(Config):
     def _has_a_turn_limit(self) -> "BenchmarkConfig":
         if self.kind == "game":
             check_turn_limit(self.play, self.num_images)
+        return self
+
+    @model_validator(mode="after")
+    def _knows_what_is_there(self) -> "BenchmarkConfig":
+        if self.images.uri.startswith("nursery://"):
+            return self
+        if self.kind == "pope" and not self.pope.uris:
+            raise ValueError(f"pope on {self.images.uri} needs questions: set pope.random_uri, "
+                             f"pope.popular_uri or pope.adversarial_uri to the authors' files")
+        if self.kind == "chair" and self.chair.instances_uri is None:
+            raise ValueError(f"chair on {self.images.uri} needs to know what is there: set "
+                             f"chair.instances_uri and chair.captions_uri to COCO's files")
         return self
 
 
@@ -143,5 +208,10 @@ class GatePolicy(Config):
         named = (self.primary, *self.guards, *self.base_guards)
         if falling := [name for name in named if is_lower_better(name)]:
             raise ValueError(f"{', '.join(falling)} falls when a model gets better: the gate takes "
-                             f"figures that rise (for over-asking: `<domain>/pie_clear`)")
+                             f"figures that rise (for over-asking: `<domain>/pie_clear`; for made "
+                             f"up objects: `<domain>/chair_clean`)")
+        if words := [name for name in named if is_word_count(name)]:
+            raise ValueError(f"{', '.join(words)} is a number of words, not a share that should "
+                             f"rise: the gate cannot take it (for saying less: "
+                             f"`<domain>/chair_recall`)")
         return self

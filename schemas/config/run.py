@@ -5,11 +5,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from schemas.config.base import Config, EngineConfig, ImagesConfig, ModelConfig
+from schemas.config.calibrated import CalibratedStage
 from schemas.config.contrastive import ContrastiveStage
 from schemas.config.dialog import DialogStage
 from schemas.config.measuring import EvaluationConfig, GatePolicy
 
-Stage = Annotated[DialogStage | ContrastiveStage, Field(discriminator="method")]
+Stage = Annotated[DialogStage | ContrastiveStage | CalibratedStage, Field(discriminator="method")]
 """One method with its settings; `method` says which."""
 
 
@@ -48,8 +49,8 @@ class RunConfig(Config):
     init_from: Literal["champion", "base"] = "champion"
     """The weights that a round's training starts from."""
     reference: Literal["previous", "base"] = "previous"
-    """The model that preference objectives compare with. Of no effect yet: `dpo` compares with the
-    model that training starts from."""
+    """The model that objective `dpo` compares with: the one that its training starts from, or the
+    base of round 0."""
     history: Literal["round", "all"] = "round"
     """Train on this round's rows, or on those of all rounds."""
     shard_size: int = Field(default=128, ge=1)

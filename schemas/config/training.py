@@ -19,6 +19,14 @@ PAPER_DPO: dict[str, Any] = {
 }
 """Section 4.2, with LoRA instead of the last ten layers (a fair comparison at CRL's budget)."""
 
+CSR_DPO: dict[str, Any] = {
+    "beta": 0.1, "loss_types": ["sigmoid"], "lora_r": 128, "lora_alpha": 256,
+    "lora_targets": r".*(language_model|text_model).*\.(q|k|v|o|gate|up|down)_proj",
+    "learning_rate": 1e-7, "warmup_ratio": 0.03, "weight_decay": 0.0, "batch_size": 1,
+    "gradient_accumulation": 1, "epochs": 1,
+}
+"""methods/calibrated_csr.md, section 3: many tiny steps of one pair."""
+
 
 class TrainConfig(Config):
     """What all objectives share."""
@@ -99,8 +107,9 @@ class DpoConfig(TrainConfig):
 
     objective: Literal["dpo"] = "dpo"
     """The training objective."""
-    preset: Literal["fixed", "paper"] = "fixed"
-    """`paper`: DPO plus SFT on the chosen reply, as the MACAROON baseline; `fixed`: DPO alone."""
+    preset: Literal["fixed", "paper", "csr"] = "fixed"
+    """`paper`: DPO plus SFT on the chosen reply, as the MACAROON baseline; `csr`: as CSR trains;
+    `fixed`: DPO alone."""
     beta: float = Field(default=0.1, gt=0)
     """How far the model may go from the reference."""
     loss_types: list[Literal["sigmoid", "sft", "ipo", "hinge"]] = ["sigmoid"]
@@ -111,7 +120,7 @@ class DpoConfig(TrainConfig):
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, given: Any) -> Any:
-        return _with_preset(given, PAPER_DPO)
+        return _with_preset(_with_preset(given, PAPER_DPO), CSR_DPO, "csr")
 
     @model_validator(mode="after")
     def _a_weight_each(self) -> "DpoConfig":
@@ -120,8 +129,8 @@ class DpoConfig(TrainConfig):
         return self
 
 
-def _with_preset(given: Any, paper: dict[str, Any]) -> Any:
-    """`paper`'s values for whatever is not given, if the preset is asked for."""
-    if isinstance(given, dict) and given.get("preset") == "paper":
-        return {**paper, **given}
+def _with_preset(given: Any, values: dict[str, Any], preset: str = "paper") -> Any:
+    """The preset's values for whatever is not given, if it is asked for."""
+    if isinstance(given, dict) and given.get("preset") == preset:
+        return {**values, **given}
     return given

@@ -11,6 +11,7 @@ is what happens inside the driver's step; what the driver adds to vLLM there, (a
 
 import os
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,10 @@ from tests.flows.small_run import BIN, environment, small_config
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
 SMALL = "a small run made for this"
+ASKED = ("transcripts", "asked", "imagined", "searches")
+"""Artifacts of the stages that a pool makes."""
+AT_WORK = ("questions", "generate", "evaluate", "train")
+"""Steps of a round in which pools and trainers work (`questions`: of a contrastive stage)."""
 
 
 class Spent(NamedTuple):
@@ -65,17 +70,23 @@ def test_orchestration_is_a_known_share_of_a_round(tmp_path: Path, repo: Path) -
 def spent(store: Store, record: RoundRecord) -> Spent:
     """Where the seconds of a round went."""
     inside = f"{round_prefix(record.round)}/"
-    played = [read_manifest(store, stage.artifacts["transcripts"]) for stage in record.stages]
-    answered = [read_manifest(store, prefix) for prefix in record.evaluation.items.values()
-                if prefix.startswith(inside)]
+    played = _played(store, [prefix for stage in record.stages
+                             for name, prefix in stage.artifacts.items() if name in ASKED])
+    answered = _played(store, record.evaluation.items.values(), inside)
     models = [read_manifest(store, stage.artifacts["model"]) for stage in record.stages
               if stage.artifacts["model"].startswith(inside)]
     trained = sum(training_seconds(store, model) for model in models)
-    at_work = sum(record.seconds.get(step, 0.0) for step in ("generate", "evaluate", "train"))
+    at_work = sum(record.seconds.get(step, 0.0) for step in AT_WORK)
     acting = sum(_seconds(manifest, "actor_seconds") for manifest in (*played, *answered))
     engine = sum(_seconds(manifest, "engine_seconds") for manifest in (*played, *answered))
     return Spent(sum(record.seconds.values()), engine, trained,
                  max(0.0, at_work - acting - trained))
+
+
+def _played(store: Store, prefixes: Iterable[str], inside: str = "") -> list[Manifest]:
+    """Those of the artifacts that a pool made in this round (questions may come from a file)."""
+    manifests = [read_manifest(store, prefix) for prefix in prefixes if prefix.startswith(inside)]
+    return [manifest for manifest in manifests if "actor_seconds" in manifest.stats]
 
 
 def training_seconds(store: Store, model: Manifest) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 
 from deploy.commands_run import DEMO
 from deploy.console import load_config
-from model_ops.engines.driver import Engine, Outcome, drive
+from model_ops.engines.driver import SCORER, Engine, Outcome, drive
 from model_ops.engines.pictures import ReadImage
 from model_ops.grouping import draw, read_refs
 from model_ops.images import ImageReader, import_images
@@ -107,10 +107,11 @@ def run(workload: Workload, engine: Engine, rules: Sequence[DialogPlayConfig] | 
 
 
 def timed(workload: Workload, engine: Engine, programs: Iterable[tuple[str, Program[Any]]],
-          live: int | None = None) -> Played:
+          live: int | None = None, scorer: Engine | None = None) -> Played:
     """Drive *programs* (pairs of row key and program) to their ends."""
+    seats = {"": engine, **({SCORER: scorer} if scorer else {})}
     started = time.perf_counter()
-    outcomes = list(drive(programs, {"": engine}, live or workload.config.engine.live_programs,
+    outcomes = list(drive(programs, seats, live or workload.config.engine.live_programs,
                           workload.config.seed))
     return Played(time.perf_counter() - started, outcomes)
 

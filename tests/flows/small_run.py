@@ -58,6 +58,22 @@ def small_contrastive(root: str, **changes: Any) -> dict[str, Any]:
     return small_config(root, **{**contrastive, **changes})
 
 
+def small_calibrated(root: str, **changes: Any) -> dict[str, Any]:
+    """One round of searches about 24 images; CHAIR and POPE; a few training steps."""
+    stage = {"method": "calibrated",
+             "search": {"preset": "reference", "sentence_ends": ["."], "max_sentence_tokens": 12,
+                        "max_sentences": 9, "max_tokens": 120},
+             "train": {"objective": "dpo", "adapter": "full", "freeze_vision": False,
+                       "learning_rate": 1e-5, "batch_size": 4, "max_steps": 6, "save_steps": 2}}
+    benchmarks = [{"kind": kind, "domain": "field", "num_items": 24,
+                   "images": {"uri": "nursery://field", "limit": 24, "seed": seed}}
+                  for kind, seed in (("chair", 1006), ("pope", 1007))]
+    calibrated = {"images": {"uri": "nursery://field", "limit": 24, "seed": 1},
+                  "stages": [stage], "evaluation": {"benchmarks": benchmarks},
+                  "gate": {"primary": "field/chair_clean"}}
+    return small_config(root, **{**calibrated, **changes})
+
+
 def environment(home: Path, **more: str) -> dict[str, str]:
     """A Prefect of its own, and nothing of the user's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}

@@ -119,7 +119,7 @@ def _place(store: Store, number: int, index: int, objective: str) -> StagePlace:
     stage = ContrastiveStage.model_validate({
         "questions": {"per_type": PER_TYPE, "max_share_per_opening": 0.9},
         "train": {"objective": objective}})
-    config = RunConfig(root=store.root, images=ImagesConfig(limit=48), shard_size=5, seed=3,
+    config = RunConfig(root=store.root, images=ImagesConfig(limit=48), shard_size=8, seed=3,
                        stages=[*[DialogStage()] * index, stage])
     return StagePlace(config, number, index)
 

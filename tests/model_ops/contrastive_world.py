@@ -12,7 +12,7 @@ from typing import Any
 
 from model_ops.criteria import Criterion, load_criteria
 from model_ops.engines import pool
-from model_ops.engines.driver import Driver, Outcome, drive
+from model_ops.engines.driver import SCORER, Driver, Outcome, drive
 from model_ops.engines.job import ProgramJob
 from model_ops.engines.player import SEEDED, ShardRun
 from model_ops.engines.scripted import ScriptedEngine, reply_with
@@ -167,8 +167,9 @@ def run_here(answer: Any) -> Callable[..., Manifest]:
             engine: EngineConfig, prefix: str, on_progress: Any = None) -> Manifest:
         artifact = pool._Artifact(store, pool.PoolWork(items, images, job, prefix), engine)
         for index in artifact.missing:
+            scripted = ScriptedEngine(answer)
             shard = ShardRun(store, pool.PoolWork(items, images, job, prefix),
-                             artifact.inputs_digest, index, {"": ScriptedEngine(answer)})
+                             artifact.inputs_digest, index, {"": scripted, SCORER: scripted})
             driver = Driver()
             for program in shard.programs():
                 driver.add(*program)

@@ -12,9 +12,11 @@ from PIL import Image
 from model_ops.estimate import NURSERY_IMAGE_TOKENS, Estimate, estimate
 from model_ops.images import import_images
 from model_ops.workload import WORDINGS, Calls, kept_games, mean_turns, play_calls
+from model_ops.workload_calibrated import DESCRIBE_TOKENS
 from model_ops.workload_contrastive import contrastive_calls
 from schemas.config import (
     BenchmarkConfig,
+    CalibratedStage,
     ContrastiveStage,
     DialogCurationConfig,
     DialogPlayConfig,
@@ -275,3 +277,35 @@ def test_no_model_is_loaded(repo: Path, tmp_path: Path) -> None:
     )
     done = run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_calibrated_stage_with_pope_and_chair_is_counted(tmp_path: Path) -> None:
+    stage = CalibratedStage.model_validate({
+        "search": {"preset": "reference", "max_sentences": 3, "max_sentence_tokens": 5},
+        "train": {"batch_size": 10}})
+    measured = [BenchmarkConfig.model_validate(each) for each in (
+        {"kind": "pope", "images": NURSERY, "num_items": 5000},
+        {"kind": "chair", "images": NURSERY, "num_items": 500, "chair": {"max_tokens": 20}})]
+    plan = estimate(nursery(tmp_path, stages=[stage],
+                            evaluation=EvaluationConfig(benchmarks=measured)))
+    search, score = plan.stages[0].calls
+    assert (plan.games, search.calls, score.calls) == (200, 200 * (1 + 3 + 3), 200 * 3)
+    assert search.output_tokens == 200 * 7 * 5 * 5 and score.output_tokens == 0
+    shared = DESCRIBE_TOKENS["nursery"] + NURSERY_IMAGE_TOKENS
+    assert search.prompt_tokens == 200 * (7 * shared + 3 * 5 + 3 * 10)
+    assert (plan.training_rows, plan.training_steps) == (190, 19)
+    pope, chair = plan.benchmarks
+    assert (pope.name, pope.items) == ("field/pope", 3 * 6 * 200)
+    assert (chair.name, chair.items, chair.calls[0].output_tokens) == ("field/chair", 200, 200 * 20)
+    assert dict(plan.render())["searches per round"] == "200"
+
+
+def test_a_prompt_file_and_its_limit_are_counted(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.json"
+    file.write_text('[{"id": "1", "image": "1.jpg", "input": "Describe."}, {"id": "2"}]')
+    for limit, num in ((None, 2), (1, 1)):
+        stage = CalibratedStage.model_validate({"prompts": {"uri": str(file), "limit": limit}})
+        assert estimate(nursery(tmp_path / "root", stages=[stage])).games == num
+    stage = CalibratedStage.model_validate({"prompts": {"uri": str(tmp_path / "none.json")}})
+    with pytest.raises(ConfigError, match=r"none\.json"):
+        estimate(nursery(tmp_path / "root", stages=[stage]))

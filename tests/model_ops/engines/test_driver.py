@@ -217,7 +217,7 @@ def test_seats_with_an_engine_of_their_own_get_their_calls() -> None:
     assert outcome.row == "mine theirs"
 
 
-def test_score_calls_go_to_the_scorer_and_drop_the_program_without_one() -> None:
+def test_score_calls_go_to_the_scorer_and_a_job_without_one_is_misconfigured() -> None:
     def scored() -> Program[float]:
         reply = yield Score(REF, ("a", "b"))
         assert isinstance(reply, ScoreReply)
@@ -226,8 +226,17 @@ def test_score_calls_go_to_the_scorer_and_drop_the_program_without_one() -> None
     scorer = ScriptedEngine(lambda call, seed: ScoreReply((0.1, 0.7), num_truncated=1))
     (outcome,) = play(ScriptedEngine(echo), scored(), **{SCORER: scorer})
     assert (outcome.row, outcome.usage.num_truncated) == (0.7, 1)
-    (outcome,) = play(ScriptedEngine(echo), scored())
-    assert outcome.error is not None and outcome.error.reason == "no_engine"
+    with pytest.raises(ConfigError, match="the job has no scorer"):
+        play(ScriptedEngine(echo), scored())
+
+
+def test_a_configuration_that_an_engine_refuses_is_no_fault_of_one_program() -> None:
+    class Refusing(ScriptedEngine):
+        def submit(self, call_id: int, call: Call, seed: int | None) -> None:
+            raise ConfigError("this engine cannot do that")
+
+    with pytest.raises(ConfigError, match="cannot do that"):
+        play(Refusing(echo), turns(1))
 
 
 def test_seeds_depend_on_run_key_and_call_number_only() -> None:

@@ -16,7 +16,7 @@ from model_ops.engines.driver import Outcome, drive
 from model_ops.engines.endpoint import EndpointEngine
 from model_ops.programs.calls import Generate, Program, Reply, Sampling
 from schemas.config import EngineConfig
-from schemas.errors import EngineError
+from schemas.errors import ConfigError, EngineError
 from schemas.rows import ImageRef
 from tests.model_ops.engines.plays import ask
 
@@ -130,6 +130,12 @@ def test_images_travel_as_data_urls_and_the_reply_comes_back(server: Server) -> 
     assert text == {"type": "text", "text": "what ?"}
     assert (body["temperature"], body["stop"], body["model"]) == (0.5, ["\n"], "m")
     assert isinstance(body["seed"], int)
+
+
+def test_sentences_cannot_be_searched_for_at_an_endpoint(server: Server) -> None:
+    with pytest.raises(ConfigError, match=r"does not tell which text ended .* engine.kind vllm"):
+        play(server, look(sampling=Sampling(stop=(".",), keep_stop=True)))
+    assert server.requests == []
 
 
 def test_no_more_calls_are_in_flight_than_configured(server: Server) -> None:

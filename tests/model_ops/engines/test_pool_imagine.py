@@ -115,9 +115,9 @@ run_programs(store, read_manifest(store, "asked"), read_manifest(store, "images"
 """
 
 
-def kill_midway(store: Store, env: dict[str, str], log: Path) -> None:
+def kill_midway(run: str, store: Store, env: dict[str, str], log: Path) -> None:
     """Start the run, kill -9 it once some shards are finished; its actor is gone afterwards."""
-    child = subprocess.Popen([sys.executable, "-c", RUN, store.root], env=env)
+    child = subprocess.Popen([sys.executable, "-c", run, store.root], env=env)
     while len(finished(store)) < 3:
         assert child.poll() is None
         time.sleep(0.02)
@@ -130,7 +130,7 @@ def test_a_killed_run_ends_with_the_same_rows_and_asks_only_what_is_missing(
         local_store: Store, log: Path, child_env: Callable[[], dict[str, str]]) -> None:
     images = collection(local_store)
     asked = publish_questions(local_store, images)
-    kill_midway(local_store, child_env(), log)
+    kill_midway(RUN, local_store, child_env(), log)
     kept, before = finished(local_store), len(noted(log))
     assert 3 <= len(kept) < NUM_SHARDS and not local_store.exists("out/manifest.json")
     made = run_programs(local_store, asked, images, job("answer_slowly"), ENGINE, "out")

@@ -31,6 +31,15 @@ def test_choices_are_answered_with_their_probabilities() -> None:
     assert reply_with(call, "no").samples[0].choice_probs == (0.0, 1.0)
 
 
+def test_a_text_that_ends_in_a_kept_stop_was_stopped_by_it() -> None:
+    def stopped_by(text: str, keep_stop: bool) -> str | None:
+        call = ask("?", Sampling(stop=(".", "!"), keep_stop=keep_stop))
+        return reply_with(call, text).samples[0].stopped_by
+
+    assert [stopped_by(text, True) for text in ("a.", "a!", "a. b", "")] == [".", "!", None, None]
+    assert stopped_by("a.", False) is None
+
+
 def test_a_text_stands_for_all_samples() -> None:
     engine = ScriptedEngine(lambda call, seed: "word")
     engine.submit(3, ask("?", Sampling(num_samples=2)), seed=None)

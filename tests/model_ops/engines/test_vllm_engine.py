@@ -3,6 +3,7 @@
 import io
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,31 @@ def test_a_prefix_is_continued_and_not_repeated(engine: VllmEngine) -> None:
     longer = reply_to(engine, look("a", sampling=Sampling(max_tokens=3), prefix="a big red"))
     assert longer.num_prompt_tokens == plain.num_prompt_tokens + 3
     assert not longer.text.startswith("a big red")
+
+
+def test_a_kept_stop_stands_at_the_end_and_is_named(engine: VllmEngine) -> None:
+    ask = "describe the image ."
+    sampling = Sampling(temperature=0.9, max_tokens=40, num_samples=8, stop=(".",), keep_stop=True)
+    samples = reply_to(engine, look("a", text=ask, sampling=sampling)).samples
+    assert any(sample.stopped_by for sample in samples)
+    for sample in samples:
+        assert (sample.stopped_by == ".") == sample.text.endswith(" .")
+        assert sample.finish_reason in ("stop", "length")
+    cut = replace(sampling, num_samples=1, temperature=0.0, keep_stop=False)
+    assert not reply_to(engine, look("a", text=ask, sampling=cut)).text.endswith(".")
+
+
+def test_a_reply_asked_for_sentence_by_sentence_is_the_reply(engine: VllmEngine) -> None:
+    ask, greedy = "describe the image .", Sampling(max_tokens=60)
+    whole = reply_to(engine, look("a", text=ask, sampling=greedy)).samples[0]
+    step, text, logprob = replace(greedy, stop=(".",), keep_stop=True), "", 0.0
+    for _ in range(12):
+        sample = reply_to(engine, look("a", text=ask, sampling=step, prefix=text)).samples[0]
+        text, logprob = text + sample.text, logprob + sample.logprob
+        if sample.stopped_by is None:
+            break
+    assert (text.strip(), sample.finish_reason) == (whole.text.strip(), "stop")
+    assert logprob == pytest.approx(whole.logprob, abs=1e-3)
 
 
 def test_greedy_replies_are_the_same_alone_and_in_a_crowd(engine: VllmEngine) -> None:

@@ -14,6 +14,7 @@ from model_ops.benchmarks.vqa import question_messages
 from model_ops.criteria import load_criteria
 from model_ops.nursery.skills import ask_prompt, fit_prompt
 from model_ops.programs import contrastive_messages as contrastive
+from model_ops.programs.describing import description_messages, description_texts
 from model_ops.programs.messages import (
     Messages,
     answer_messages,
@@ -56,6 +57,8 @@ CASES: dict[str, Callable[[Prompts], Messages]] = {
     "default/check": lambda p: contrastive.check_messages(p, KIND, "What is it?"),
     "default/imagine": lambda p: contrastive.imagine_messages(p, KIND.desired, "What is it?"),
     "default/judge": lambda p: contrastive.judge_messages(p, KIND, "What is it?", "It is {red}."),
+    "nursery/describe": lambda p: description_messages(p, description_texts(p)[0]),
+    "default/describe": lambda p: description_messages(p, "\n".join(description_texts(p))),
     "default/question": lambda p: contrastive.question_messages(p, "What is it?"),
 }
 
@@ -83,6 +86,7 @@ def test_the_nursery_set_speaks_the_tiny_models_words() -> None:
 def test_every_file_has_a_version_and_the_set_one_digest(set_name: str) -> None:
     prompts = load_prompts(set_name)
     assert {key for key in prompts.texts if key.endswith(".version")} == {
+        "calibrated.version",
         "contrastive.version",
         "dialog.version",
         "vqa.version",

@@ -1,0 +1,45 @@
+"""The `calibrated` stage: a model searches for replies sentence by sentence; those that the image
+supports are preferred, and learnt."""
+
+from typing import NamedTuple
+
+from flows.dialog import Trained
+from model_ops.rounds import RoundClock
+from model_ops.stages import StagePlace, stage_record
+from schemas.manifest import Manifest
+from tasks.calibrated import choose_pairs, judge_nodes, plan_prompts, search_replies
+from tasks.training import train
+
+
+class Generated(NamedTuple):
+    """What generation leaves in a stage: each with its manifest published."""
+
+    prompts: Manifest
+    searches: Manifest
+    nodes: Manifest
+    train: Manifest
+
+
+def generate_calibrated(
+    place: StagePlace, images: Manifest, model: Manifest, clock: RoundClock
+) -> Generated:
+    """images -> prompts -> searches -> nodes, and the pairs that are learnt from."""
+    with clock.step("prompts", place.name):
+        prompts = plan_prompts(place, images)
+    with clock.step("generate", place.name):
+        searches = search_replies(place, prompts, images, model)
+    with clock.step("curate", place.name):
+        nodes = judge_nodes(place, searches)
+        pairs = choose_pairs(place, searches, images)
+    return Generated(prompts, searches, nodes, pairs)
+
+
+def calibrated_stage(
+    place: StagePlace, images: Manifest, model: Manifest, start: Manifest, clock: RoundClock
+) -> Trained:
+    """Generate with `model`, train from `start` (which stays as it is if no pair was kept)."""
+    generated = generate_calibrated(place, images, model, clock)
+    with clock.step("train", place.name):
+        trained = train(place, generated.train, start) if generated.train.num_rows else start
+    artifacts = {**generated._asdict(), "model": trained}
+    return Trained(stage_record(place, artifacts, clock.stage(place.name)), trained)

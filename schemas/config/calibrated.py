@@ -1,0 +1,111 @@
+"""The stage `calibrated`: how replies are searched for, scored, and which are preferred."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.config.base import Config, Look
+from schemas.config.training import DpoConfig
+
+REFERENCE_SEARCH: dict[str, Any] = {
+    "num_continuations": 5, "keep_top": 1, "keep_bottom": 2, "prune_by": "lm",
+    "max_sentence_tokens": 70, "max_tokens": 1024,
+}
+"""methods/calibrated_csr.md, section 2: what the reference code does."""
+PAPER_SEARCH: dict[str, Any] = {
+    **REFERENCE_SEARCH, "keep_top": 3, "keep_bottom": 2, "prune_by": "calibrated",
+    "max_sentence_tokens": 74,
+}
+"""The same section: what the paper says."""
+_SEARCHES = {"reference": REFERENCE_SEARCH, "paper": PAPER_SEARCH}
+
+
+class DescriptionPromptsConfig(Config):
+    """What the model is asked about each image."""
+
+    uri: str | None = None
+    """JSON, JSONL or Parquet of `id`, `image`, `input` (the authors' layout; `<image>` in `input`
+    is dropped). Null: every image is asked one of the prompt set's own texts, drawn by seed."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use at most so many prompts: the same ones in every round."""
+
+
+class SearchConfig(Config):
+    """Sentence by sentence: every kept prefix is continued, scored, pruned (section 2)."""
+
+    preset: Literal["reference", "paper"] | None = None
+    """`reference`: the authors' code; `paper`: their text. What is written beside it goes first."""
+    num_continuations: int = Field(default=5, ge=1)
+    """Continuations sampled for each kept prefix, before siblings that are equal are merged."""
+    keep_top: int = Field(default=1, ge=0)
+    """Prefixes kept at each depth from the best end of the order ..."""
+    keep_bottom: int = Field(default=2, ge=0)
+    """... and from the worst: rejected replies have to come from somewhere."""
+    prune_by: Literal["lm", "calibrated"] = "lm"
+    """The order: cumulative mean log-probability, or the calibrated reward so far."""
+    lam: float = Field(default=0.9, ge=0, le=1)
+    """For `calibrated`: weight of image relevance against the model's own probability."""
+    temperature: float = Field(default=0.9, gt=0)
+    """Sampling replaces the authors' diverse group beams, which vLLM has not (a declared
+    deviation)."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus of the same."""
+    sentence_ends: list[str] = Field(default=[".", "!", "?"], min_length=1)
+    """Texts that end a sentence (a full stop after a digit or an abbreviation does not)."""
+    max_sentences: int = Field(default=12, ge=1)
+    """A reply that has so many sentences is finished as it is."""
+    max_sentence_tokens: int = Field(default=70, ge=1)
+    """Tokens of one continuation; one that finds no end in them is dropped (`no_sentence_end`)."""
+    max_tokens: int = Field(default=1024, ge=1)
+    """Tokens of a whole reply; a longer one is finished as it is."""
+    looks: list[Look] = []
+    """Sample as many continuations with the image in each of these lights (`model_ops/looks.py`),
+    as `play.looks` does; the model then learns them as replies to the image as it is."""
+    scorer: str = "nursery://clip"
+    """The CLIP or SigLIP model of image relevance: a folder, a hub id, or `nursery://clip`."""
+    scorer_look: Look | None = None
+    """The light in which the scorer sees the image; null: as it is."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("preset") in _SEARCHES:
+            return {**_SEARCHES[given["preset"]], **given}
+        return given
+
+    @model_validator(mode="after")
+    def _something_is_kept(self) -> "SearchConfig":
+        if self.keep_top + self.keep_bottom == 0:
+            raise ValueError("search.keep_top and search.keep_bottom are both 0: nothing would be "
+                             "continued")
+        return self
+
+
+class PreferenceConfig(Config):
+    """From scored search trees to preference pairs (section 2.3); asks no model."""
+
+    reward_mode: Literal["rank", "paper_raw"] = "rank"
+    """`rank`: mean rank among siblings, as the authors' code; `paper_raw`: the paper's sums of
+    lam * R_I + (1 - lam) * R_T."""
+    lam: float = Field(default=0.9, ge=0, le=1)
+    """The paper's lambda: weight of image relevance against the model's own probability."""
+    min_margin: float | None = Field(default=None, ge=0)
+    """Drop pairs whose keys differ by less (`small_margin`)."""
+    max_length_ratio: float | None = Field(default=None, ge=1)
+    """Drop pairs whose longer reply has more than so many times the shorter one's words
+    (`length_ratio`)."""
+
+
+class CalibratedStage(Config):
+    """Stage `calibrated`: search for replies, prefer what image and model agree on, learn it."""
+
+    method: Literal["calibrated"] = "calibrated"
+    """The method's name."""
+    prompts: DescriptionPromptsConfig = DescriptionPromptsConfig()
+    """What is asked."""
+    search: SearchConfig = SearchConfig()
+    """How replies are found."""
+    preference: PreferenceConfig = PreferenceConfig()
+    """Which are preferred."""
+    train: DpoConfig = DpoConfig(preset="csr")
+    """How it is learnt: always `dpo`."""

@@ -1,0 +1,169 @@
+"""(h) Search: its searches/s as a share of vLLM's own offline speed, and CLIP encodes an image.
+(i) The same against the reference's way (`reference_search`), which takes one node at a time.
+
+A search is what the program `search` makes of a description: a tree of sentences, each with its
+log-probability and its cosine, at the settings of nursery-calibrated.yaml; one search for each of
+`BENCH_SEARCHES` of the benchmarks' images. Offline, `LLM.generate` answers the prompts of the very
+run, each level's prefixes included, all known in advance, with as many samples; it scores nothing,
+so the scorer's seconds (told in the note) count against the driver. The runs alternate, and each
+begins with cold caches.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from deploy.commands_run import DEMO
+from deploy.console import load_config
+from model_ops.engines.clip_scorer import ClipScorer, encoder_identity, resolve_encoder
+from model_ops.engines.driver import Result
+from model_ops.grouping import read_refs
+from model_ops.programs.context import JobContext
+from model_ops.programs.describing import description_texts
+from model_ops.programs.searching import search
+from model_ops.prompts import load_prompts
+from schemas.config import CalibratedStage, SearchConfig
+from schemas.manifest import digest
+from schemas.rows import row_id
+from schemas.searches import DescriptionRow, SearchRow
+from tests.bench.figures import Goal, show, spread
+from tests.bench.recorded_prompts import Offline, RecordingEngine
+from tests.bench.reference_search import ReferenceSearch
+from tests.bench.workload import Played, Workload, rows_by_game, timed
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]
+CONFIG = DEMO.with_name("nursery-calibrated.yaml")
+NUM_SEARCHES = int(os.environ.get("BENCH_SEARCHES", "96"))
+RUNS = 3
+SEARCHES_ONE_BY_ONE = 3
+STAGE = "00-calibrated"
+
+
+class TimedScorer(ClipScorer):
+    """The scorer, which adds up its seconds."""
+
+    seconds = 0.0
+
+    def step(self) -> list[tuple[int, Result]]:
+        """Answer up to a batch of pending calls."""
+        begun = time.perf_counter()
+        results = super().step()
+        self.seconds += time.perf_counter() - begun
+        return results
+
+
+class Found(NamedTuple):
+    """One timed run: its trees, and what the scorer did."""
+
+    played: Played
+    rows: list[SearchRow]
+    num_encoded: int
+    scoring: float
+
+    @property
+    def num_nodes(self) -> int:
+        """Sentences of all trees."""
+        return sum(len(row.nodes) - 1 for row in self.rows)
+
+
+class Search(NamedTuple):
+    """What is described, and how replies are searched for."""
+
+    workload: Workload
+    settings: SearchConfig
+    items: Sequence[DescriptionRow]
+
+    def run(self, engine: RecordingEngine, items: Sequence[DescriptionRow] | None = None) -> Found:
+        """Search for replies to *items* (default: all) with all caches empty before."""
+        engine.forget()
+        workload, chosen = self.workload, self.items if items is None else items
+        scorer = TimedScorer(resolve_encoder(self.settings.scorer), workload.read)
+        settings = self.settings.model_copy(
+            update={"scorer": encoder_identity(self.settings.scorer)})
+        context = JobContext(load_prompts(workload.config.model.prompts), settings, 1, STAGE,
+                             digest(str(workload.model)), workload.config.seed)
+        programs = ((item.row_id, search(item, context)) for item in chosen)
+        played = timed(workload, engine, programs, scorer=scorer)
+        rows = [row for row in rows_by_game(played).values() if isinstance(row, SearchRow)]
+        assert {row.prompt_id for row in rows} == {item.prompt_id for item in chosen}
+        return Found(played, rows, scorer.num_encoded, scorer.seconds)
+
+
+@pytest.fixture(scope="module")
+def searches(workload: Workload, engine: RecordingEngine) -> Search:
+    """The searches; a quarter of them were made once before anything is measured."""
+    (stage,) = load_config(CONFIG).stages
+    assert isinstance(stage, CalibratedStage)
+    texts = description_texts(load_prompts(workload.config.model.prompts))
+    seed = workload.config.seed
+    refs = read_refs(workload.store, workload.images)[:NUM_SEARCHES]
+    items = [DescriptionRow(row_id=row_id("prompt", image=ref.image_id), prompt_id=ref.image_id,
+                            image=ref, question=texts[number % len(texts)], seed=seed)
+             for number, ref in enumerate(refs)]
+    made = Search(workload, stage.search, items)
+    made.run(engine, items[:len(items) // 4])
+    return made
+
+
+def test_search_as_a_share_of_vllm_offline(searches: Search, engine: RecordingEngine) -> None:
+    runs = [_both(searches, engine, driver_first=number % 2 == 0) for number in range(RUNS)]
+    num = len(searches.items)
+    shares = [offline.seconds / found.played.seconds for found, offline in runs]
+    tokens = [found.played.num_tokens / found.played.seconds
+              * offline.seconds / offline.num_tokens for found, offline in runs]
+    speeds = {"driver_searches_per_second": [num / found.played.seconds for found, _ in runs],
+              "offline_searches_per_second": [num / offline.seconds for _, offline in runs],
+              "scoring_share": [found.scoring / found.played.seconds for found, _ in runs]}
+    note = (f"{RUNS} alternating runs of {num} searches, "
+            f"{spread([found.num_nodes / num for found, _ in runs])} sentences each; driver "
+            f"{spread(speeds['driver_searches_per_second'])} searches/s, of which scoring "
+            f"{spread(speeds['scoring_share'])}, offline "
+            f"{spread(speeds['offline_searches_per_second'])} searches/s")
+    show("(h) searches/s, share of vLLM offline", shares, note, Goal(">=", 0.9), **speeds)
+    show("(h) searches: output tokens/s, share of vLLM offline", tokens, "the same runs",
+         Goal(">=", 0.9))
+    show("(h) CLIP encodes an image", [found.num_encoded / num for found, _ in runs],
+         "the same runs", Goal("<=", 1.0))
+
+
+def _both(searches: Search, engine: RecordingEngine, driver_first: bool) -> tuple[Found, Offline]:
+    """Both on the same prompts; offline first means on those of the run before this one."""
+    offline = None if driver_first else engine.replay_offline(engine.sent)
+    found = searches.run(engine)
+    assert found.num_encoded == len(searches.items)
+    assert len(engine.sent) == sum(row.num_calls for row in found.rows)
+    asked = sum(sent.params.n for sent in engine.sent)
+    assert asked >= found.num_nodes + sum(row.num_merged for row in found.rows)
+    return found, offline or engine.replay_offline(engine.sent)
+
+
+def test_search_against_the_references_way(
+        searches: Search, engine: RecordingEngine, tmp_path: Path) -> None:
+    workload, items = searches.workload, searches.items
+    slow = ReferenceSearch(
+        workload.model, resolve_encoder(searches.settings.scorer), searches.settings,
+        load_prompts(workload.config.model.prompts), workload.read, tmp_path,
+        max(1, int(workload.config.engine.num_cpus)))
+    slow.search(items[0])
+    runs: list[tuple[float, float]] = []
+    nodes: list[tuple[float, float]] = []
+    for number in range(RUNS):
+        few = items[1 + number * SEARCHES_ONE_BY_ONE:][:SEARCHES_ONE_BY_ONE]
+        found = searches.run(engine)
+        begun = time.perf_counter()
+        trees = [slow.search(item) for item in few]
+        seconds = time.perf_counter() - begun
+        assert all(trees) and all(node.clip_score is not None for tree in trees for node in tree)
+        runs.append((len(items) / found.played.seconds, len(few) / seconds))
+        nodes.append((found.num_nodes / found.played.seconds, sum(map(len, trees)) / seconds))
+    note = (f"{RUNS} alternating runs, {len(items)} searches against {SEARCHES_ONE_BY_ONE}; driver "
+            f"{spread([fast for fast, _ in runs])} searches/s, reference "
+            f"{spread([slowly for _, slowly in runs])} searches/s")
+    show("(i) searches/s, times the reference's way", [fast / slowly for fast, slowly in runs],
+         note, Goal(">=", 20))
+    show("(i) sentences/s, times the reference's way",
+         [fast / slowly for fast, slowly in nodes], "the same runs (equal siblings are one)")
