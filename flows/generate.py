@@ -1,4 +1,4 @@
-"""Data sets only: every stage's games, questions or searches are planned, played and curated by the base.
+"""Data sets only: what every stage learns from is planned, generated and curated by the base.
 
 The artifacts are those of round 1, under the same names: `improve` on the same root finds them
 complete and goes on with training.

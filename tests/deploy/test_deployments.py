@@ -24,8 +24,9 @@ def names() -> Iterator[str]:
 
 def test_every_method_has_its_deployments_under_its_own_name() -> None:
     assert len(set(names())) == len(DEPLOYMENTS)
-    assert {"improve/demo", "improve/nightly", "improve/contrastive", "generate/dialog",
-            "generate/contrastive", "evaluate/model"} == set(names())
+    assert {"improve/demo", "improve/nightly", "improve/contrastive", "improve/calibrated",
+            "improve/full", "generate/dialog", "generate/contrastive", "generate/calibrated",
+            "evaluate/model"} == set(names())
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=names())
@@ -42,5 +43,7 @@ def test_the_flow_is_there_and_takes_the_configuration(
     config = RunConfig.model_validate(built["value"])
     assert config == load_config(Path(step["deploy.steps.read_config"]["path"]))
     assert deployment["parameters"]["config"] == "{{ config.value }}"
-    methods = {stage.method for stage in config.stages}
-    assert ("contrastive" in methods) == (deployment["name"] == "contrastive")
+    methods = [stage.method for stage in config.stages]
+    special = {"contrastive": ["contrastive"], "calibrated": ["calibrated"],
+               "full": ["contrastive", "dialog", "calibrated"]}
+    assert methods == special.get(deployment["name"], ["dialog"])
