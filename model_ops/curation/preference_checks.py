@@ -62,7 +62,8 @@ class Weighed(NamedTuple):
 def weigh(nodes: Sequence[SearchNode], config: PreferenceConfig) -> Weighed:
     """Costs and keys under *config*."""
     costs = node_costs(nodes, config.lam, config.reward_mode)
-    return Weighed(costs, reply_keys(nodes, costs, config.reward_mode))
+    return Weighed(costs, reply_keys(nodes, costs, config.reward_mode,
+                                     config.count_root))
 
 
 def prefer(search: SearchRow, config: PreferenceConfig) -> Preference:

@@ -72,18 +72,20 @@ def path_costs(nodes: Sequence[SearchNode], costs: Mapping[int, NodeCost]) -> di
 
 
 def reply_keys(
-    nodes: Sequence[SearchNode], costs: Mapping[int, NodeCost], mode: RewardMode
+    nodes: Sequence[SearchNode], costs: Mapping[int, NodeCost], mode: RewardMode,
+    count_root: bool = True,
 ) -> dict[int, float]:
     """What finished replies are compared by, by the node where they end, in depth-first order.
 
     `rank`: path cost / (depth + 1), lower is better: the root counts in the length, which favours
-    short replies a little, as in the reference. `paper_raw`: summed reward, higher is better.
+    short replies, as in the reference; without *count_root* the mean cost. `paper_raw`: summed
+    reward, higher is better.
     """
     sums = path_costs(nodes, costs)
     final = (node for node in depth_first(nodes) if node.is_final and node.node_id in costs)
     if mode == "paper_raw":
         return {node.node_id: -sums[node.node_id] for node in final}
-    return {node.node_id: sums[node.node_id] / (node.depth + 1) for node in final}
+    return {node.node_id: sums[node.node_id] / (node.depth + count_root) for node in final}
 
 
 def choose(keys: Mapping[int, float], mode: RewardMode) -> tuple[int, int] | None:

@@ -89,6 +89,9 @@ class PreferenceConfig(Config):
     lam * R_I + (1 - lam) * R_T."""
     lam: float = Field(default=0.9, ge=0, le=1)
     """The paper's lambda: weight of image relevance against the model's own probability."""
+    count_root: bool = True
+    """`rank`: divide a reply's cost by its sentences and one more, as the authors' code does, which
+    favours short replies; false: by its sentences, the plain mean."""
     min_margin: float | None = Field(default=None, ge=0)
     """Drop pairs whose keys differ by less (`small_margin`)."""
     max_length_ratio: float | None = Field(default=None, ge=1)

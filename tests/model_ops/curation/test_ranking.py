@@ -150,8 +150,9 @@ def test_what_was_dropped_counts_for_nothing_nor_does_what_is_below_it() -> None
 def test_the_root_counts_in_the_length() -> None:
     nodes = [ROOT, node(1, cosine=0.1), node(2, cosine=0.3, final=False),
              node(3, parent=2, depth=2)]
-    keys = reply_keys(nodes, node_costs(nodes, 1.0, "rank"), "rank")
-    assert keys == {1: 1.0 / 2, 3: (0.5 + 1.0) / 3}
+    costs = node_costs(nodes, 1.0, "rank")
+    assert reply_keys(nodes, costs, "rank") == {1: 1.0 / 2, 3: (0.5 + 1.0) / 3}
+    assert reply_keys(nodes, costs, "rank", count_root=False) == {1: 1.0, 3: (0.5 + 1.0) / 2}
 
 
 def test_the_papers_formula_sums_over_the_reply() -> None:
