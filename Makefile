@@ -22,7 +22,7 @@ test: setup ## all tests that need no GPU, with coverage (but e2e and kill)
 unit: setup ## the quick tests only
 	@$(BIN)/pytest
 
-e2e: setup ## minutes long: a small contrastive run, two training workers, a killed pool
+e2e: setup ## minutes long: small contrastive and calibrated runs, two workers, killed pools
 	@$(BIN)/pytest -m e2e tests
 
 kill: setup ## kill -9 whole runs mid-way; they must end with the same rows
