@@ -122,10 +122,10 @@ def test_a_kept_stop_stands_at_the_end_and_is_named(engine: VllmEngine) -> None:
 
 
 def test_a_reply_asked_for_sentence_by_sentence_is_the_reply(engine: VllmEngine) -> None:
-    ask, greedy = "describe the image .", Sampling(max_tokens=60)
+    ask, greedy = "describe the image .", Sampling(max_tokens=200)
     whole = reply_to(engine, look("a", text=ask, sampling=greedy)).samples[0]
     step, text, logprob = replace(greedy, stop=(".",), keep_stop=True), "", 0.0
-    for _ in range(12):
+    for _ in range(20):
         sample = reply_to(engine, look("a", text=ask, sampling=step, prefix=text)).samples[0]
         text, logprob = text + sample.text, logprob + sample.logprob
         if sample.stopped_by is None:
