@@ -28,7 +28,7 @@ from schemas.searches import DescriptionRow, SearchNode, SearchRow
 from schemas.store import Store
 from tests.model_ops.engines.plays import collection, refs_of
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.engine, pytest.mark.timeout(600)]
 
 MODEL = Path(__file__).parents[3] / "model_ops/nursery/weights/vlm"
 PROMPTS = load_prompts("nursery")
