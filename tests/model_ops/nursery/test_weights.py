@@ -20,6 +20,7 @@ from model_ops.nursery.pretrain import WEIGHTS
 from model_ops.nursery.skills import ASK, DESCRIBE, SHARES, fit_prompt, sample_exchanges
 from model_ops.nursery.world import Picture, render, sample_scene, to_png
 
+pytestmark = pytest.mark.slow
 NUM_PROMPTS = 40
 
 
@@ -111,7 +112,6 @@ def test_several_pictures_in_a_prompt_each_get_their_tokens() -> None:
     assert int((inputs["input_ids"] == VOCABULARY["<image>"]).sum()) == 18
 
 
-@pytest.mark.slow
 def test_base_is_good_at_home_and_short_of_it_in_the_field(vlm: Any) -> None:
     torch.set_num_threads(2)
     home, field = (measure_vlm(vlm.eval(), domain, 96) for domain in ("home", "field"))
