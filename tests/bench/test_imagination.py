@@ -1,9 +1,10 @@
 """(f) Self-imagination: its pairs/s as a share of vLLM's own offline speed, without and with judge.
 (g) The same against `transformers` generate, one call at a time, both with one sample a reply.
 
-A pair is what the program `imagine` makes of a question: two replies, each of `num_tries` samples
-under a criterion, and two verdicts if it is judged. Kinds of questions, their proportion and the
-settings are those of nursery-contrastive.yaml; the questions are the nursery's own about the
+A pair is what the program `imagine` makes of a question: a desired reply in every light,
+`num_tries` samples of an undesired one, and two verdicts if it is judged; in (g) one sample of
+each reply. Kinds of questions, their proportion and the settings are
+those of nursery-contrastive.yaml; the questions are the nursery's own about the
 benchmarks' images, `BENCH_QUESTIONS` of them. Offline, `LLM.generate` answers the prompts of the
 very run, those to the judge included, all known in advance, with as many samples. The runs
 alternate, and each begins with cold caches.
@@ -25,7 +26,6 @@ from model_ops.questions import plan_slots
 from schemas.artifacts import read_rows
 from schemas.config import ContrastiveStage, ImagineConfig, QuestionsConfig
 from schemas.manifest import digest
-from schemas.questions import CLEAR
 from schemas.rows import AskedRow, ImaginedRow, SlotRow
 from tests.bench.figures import Goal, show, spread
 from tests.bench.recorded_prompts import Offline, RecordingEngine
@@ -64,12 +64,16 @@ class Imagination(NamedTuple):
         return played
 
     @property
+    def num_calls(self) -> int:
+        """Calls of a pair without verdicts: a desired reply in every light, an undesired one."""
+        return len(self.settings.looks) + 2
+
+    @property
     def num_samples(self) -> int:
         """Replies that are sampled for all pairs together."""
         assert self.settings.temperature > 0, "greedy replies are not tried"
-        bare = sum(self.settings.clear_as_asked and question.question_type == CLEAR
-                   for question in self.questions)
-        return bare + (2 * len(self.questions) - bare) * self.settings.num_tries
+        assert self.settings.looks, "desired replies are sampled once in each light"
+        return len(self.questions) * (len(self.settings.looks) + 1 + self.settings.num_tries)
 
     def run_cold(self, engine: RecordingEngine, judge: bool) -> Played:
         """The same with all caches empty before."""
@@ -135,7 +139,7 @@ def _check_what_was_asked(
     """Both sides had the same calls and samples (a verdict may take more requests than one)."""
     num, verdicts = len(imagination.questions), 2 * len(imagination.questions) * judge
     for played, offline in runs:
-        assert played.num_calls == 2 * num + verdicts
+        assert played.num_calls == imagination.num_calls * num + verdicts
         again = offline.num_calls - played.num_calls
         assert again >= 0 and (judge or not again)
         assert offline.num_samples == imagination.num_samples + verdicts + again
@@ -154,7 +158,7 @@ def _both(imagination: Imagination, engine: RecordingEngine, judge: bool,
 def test_imagination_against_transformers_one_call_at_a_time(
         imagination: Imagination, engine: RecordingEngine) -> None:
     imagination = imagination._replace(
-        settings=imagination.settings.model_copy(update={"num_tries": 1}))
+        settings=imagination.settings.model_copy(update={"num_tries": 1, "looks": []}))
     workload, questions = imagination.workload, imagination.questions
     slow = TransformersEngine(workload.model, workload.read,
                               max(1, int(workload.config.engine.num_cpus)))
