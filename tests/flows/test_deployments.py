@@ -14,8 +14,8 @@ from schemas.artifacts import read_manifest
 from schemas.store import Store
 from tests.flows.small_run import BIN, artifact_rows, environment, free_port, process, small_config
 
-pytestmark = [pytest.mark.prefect, pytest.mark.slow, pytest.mark.engine, pytest.mark.ray,
-              pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.prefect, pytest.mark.slow, pytest.mark.engine,
+              pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 class Prefect:
@@ -71,11 +71,12 @@ def test_all_deployments_are_there_with_their_parameters(prefect: Prefect) -> No
     flows = {flow["id"]: flow["name"] for flow in prefect.ask("/flows/filter")}
     deployed = prefect.ask("/deployments/filter")
     assert sorted(f"{flows[d['flow_id']]}/{d['name']}" for d in deployed) == [
-        "evaluate/model", "generate/contrastive", "generate/dialog", "improve/contrastive",
-        "improve/demo", "improve/nightly"]
+        "evaluate/model", "generate/calibrated", "generate/contrastive", "generate/dialog",
+        "improve/calibrated", "improve/contrastive", "improve/demo", "improve/full",
+        "improve/nightly"]
     for each in deployed:
-        if each["name"] == "contrastive":
-            assert each["parameters"]["config"]["root"] == "runs/contrastive"
+        if each["name"] in ("contrastive", "calibrated", "full"):
+            assert each["parameters"]["config"]["root"] == f"runs/{each['name']}"
     found = {d["name"]: d for d in deployed}
     assert found["demo"]["parameters"]["config"]["root"] == "runs/demo"
     assert found["model"]["parameters"]["model_uri"] == "nursery://vlm"
