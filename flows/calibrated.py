@@ -3,12 +3,11 @@ supports are preferred, and learnt."""
 
 from typing import NamedTuple
 
-from flows.dialog import Trained
+from flows.learning import Trained, learn
 from model_ops.rounds import RoundClock
-from model_ops.stages import StagePlace, stage_record
+from model_ops.stages import StagePlace
 from schemas.manifest import Manifest
 from tasks.calibrated import choose_pairs, judge_nodes, plan_prompts, search_replies
-from tasks.training import train
 
 
 class Generated(NamedTuple):
@@ -39,7 +38,4 @@ def calibrated_stage(
 ) -> Trained:
     """Generate with `model`, train from `start` (which stays as it is if no pair was kept)."""
     generated = generate_calibrated(place, images, model, clock)
-    with clock.step("train", place.name):
-        trained = train(place, generated.train, start) if generated.train.num_rows else start
-    artifacts = {**generated._asdict(), "model": trained}
-    return Trained(stage_record(place, artifacts, clock.stage(place.name)), trained)
+    return learn(place, generated._asdict(), start, clock)

@@ -3,21 +3,18 @@ replied to, and learns the difference."""
 
 from typing import NamedTuple
 
-from flows.dialog import Trained
+from flows.learning import Trained, learn
 from model_ops.rounds import RoundClock
-from model_ops.stages import StagePlace, stage_record
-from schemas.config import ContrastiveStage
+from model_ops.stages import StagePlace
 from schemas.manifest import Manifest
 from tasks.contrastive import (
     ask_questions,
     curate_pairs,
     imagine_replies,
-    mix_in,
     plan_questions,
     select_questions,
     write_rows,
 )
-from tasks.training import train
 
 
 class Generated(NamedTuple):
@@ -52,11 +49,4 @@ def contrastive_stage(
 ) -> Trained:
     """Generate with `model`, train from `start` (which stays as it is if no pair was kept)."""
     generated = generate_contrastive(place, images, model, clock)
-    rows, mix, trained = generated.train, None, start
-    with clock.step("train", place.name):
-        if rows.num_rows and place.of(ContrastiveStage).mix:
-            mix = mix_in(place, rows)
-        if rows.num_rows:
-            trained = train(place, rows, start, mix)
-    artifacts = {**generated._asdict(), **({"mix": mix} if mix else {}), "model": trained}
-    return Trained(stage_record(place, artifacts, clock.stage(place.name)), trained)
+    return learn(place, generated._asdict(), start, clock)

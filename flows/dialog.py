@@ -2,12 +2,11 @@
 
 from typing import NamedTuple
 
+from flows.learning import Trained, learn
 from model_ops.rounds import RoundClock
-from model_ops.stages import StagePlace, stage_record
+from model_ops.stages import StagePlace
 from schemas.manifest import Manifest
-from schemas.records import StageRecord
 from tasks.dialog import curate_games, plan_games, play_games
-from tasks.training import train
 
 
 class Generated(NamedTuple):
@@ -16,13 +15,6 @@ class Generated(NamedTuple):
     games: Manifest
     transcripts: Manifest
     train: Manifest
-
-
-class Trained(NamedTuple):
-    """A finished stage: its record, and its model."""
-
-    record: StageRecord
-    model: Manifest
 
 
 def generate_dialog(
@@ -43,7 +35,4 @@ def dialog_stage(
 ) -> Trained:
     """Generate with `model`, train from `start` (which stays as it is if no game was kept)."""
     generated = generate_dialog(place, images, model, clock)
-    with clock.step("train", place.name):
-        trained = train(place, generated.train, start) if generated.train.num_rows else start
-    artifacts = {**generated._asdict(), "model": trained}
-    return Trained(stage_record(place, artifacts, clock.stage(place.name)), trained)
+    return learn(place, generated._asdict(), start, clock)

@@ -8,8 +8,9 @@ from prefect import flow, get_run_logger
 
 from flows.calibrated import calibrated_stage
 from flows.contrastive import contrastive_stage
-from flows.dialog import Trained, dialog_stage
+from flows.dialog import dialog_stage
 from flows.evaluate import measure
+from flows.learning import Trained
 from model_ops.rounds import (
     RoundClock,
     RunClock,

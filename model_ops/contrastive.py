@@ -5,19 +5,16 @@ The one idea: each step takes from the configuration only what shapes its artifa
 a later step's settings (a cap, a filter, the objective) asks the model nothing again.
 """
 
-from model_ops.benchmarks.questions import image_rows
 from model_ops.criteria import load_criteria, portable_criteria
 from model_ops.curation import pairs as pair_curation
 from model_ops.curation.pairs import Wording, write_train
 from model_ops.curation.questions import select_questions
 from model_ops.engines.pool import ProgramJob, run_programs
-from model_ops.mix import MixJob, publish_mix
 from model_ops.programs.asking import AskSettings
 from model_ops.prompts import load_prompts
 from model_ops.questions import plan_slots
 from model_ops.stages import OnProgress, StagePlace, local_model
-from schemas.artifacts import read_manifest
-from schemas.config import Config, ContrastiveStage, QuestionsConfig, RunConfig
+from schemas.config import Config, ContrastiveStage, QuestionsConfig
 from schemas.manifest import Manifest
 from schemas.store import Store
 
@@ -91,27 +88,6 @@ def training_rows_of(store: Store, place: StagePlace, pairs: Manifest) -> Manife
     stage = place.of(ContrastiveStage)
     return write_train(store, pairs, stage.train.objective, stage.reward_words,
                        place.prefix("train"), place.seed)
-
-
-def mix_in(store: Store, place: StagePlace, rows: Manifest) -> Manifest:
-    """General data to learn from beside the stage's own `rows`; no picture of it is one of a
-    benchmark's."""
-    stage, config = place.of(ContrastiveStage), place.config
-    assert stage.mix is not None, f"{place.name} has no mix"
-    return publish_mix(MixJob(
-        store=store, mix=stage.mix, objective=stage.train.objective, words=stage.reward_words,
-        num_own=rows.num_rows, prefix=place.prefix("mix"), round=place.round, stage=place.name,
-        seed=place.seed, max_pixels=config.images.max_pixels,
-        held_out=_held_out(store, config), shard_size=config.shard_size))
-
-
-def _held_out(store: Store, config: RunConfig) -> frozenset[str]:
-    """Ids of the images that the benchmarks planned so far are about."""
-    prefixes = (f"benchmarks/{benchmark.slug}/images" for benchmark in config.evaluation.benchmarks)
-    planned = [read_manifest(store, prefix) for prefix in prefixes
-               if store.exists(f"{prefix}/manifest.json")]
-    return frozenset(ref.image_id for images in planned
-                     for ref, _ in image_rows(store, images, ["image_id"]))
 
 
 def reward_word(place: StagePlace) -> str | None:

@@ -1,4 +1,4 @@
-"""General data beside a stage's own rows: other people's pairs and instructions as training rows.
+"""Beside a stage's own rows: other people's, or another stage's, pairs and instructions.
 
 Its one idea: a record becomes the rows that the objective learns from, whole or not at all. Which
 records are taken is a seeded draw, for which a first pass over the file counts the rows that each
@@ -58,6 +58,8 @@ class MixJob:
     """A larger picture is quarantined (`images.max_pixels`)."""
     held_out: frozenset[str] = frozenset()
     """Image ids (sha256) that are measured with, and must not be learnt from."""
+    rows: Manifest | None = None
+    """What an earlier stage made, to draw from instead of `mix.uri`."""
     shard_size: int = 128
 
     @property
@@ -70,10 +72,18 @@ class MixJob:
         """What the objective learns from."""
         return PairRow if self.objective == "dpo" else TrainRow
 
+    @property
+    def files(self) -> list[str]:
+        """What is read; `ConfigError` if there is nothing at `mix.uri`."""
+        if self.rows is None:
+            return list_files(self.mix.uri)
+        return [f"{self.store.uri(self.rows.prefix)}/{shard.path}" for shard in self.rows.shards]
+
     def inputs_digest(self, files: Sequence[str]) -> str:
         """Identity of all that shapes the rows; a file counts by name, size and time or tag."""
         settings = [self.mix.model_dump(mode="json"), self.words.model_dump(mode="json")]
-        return digest(["mix", CODE_VERSION, settings, [stamp(file) for file in files],
+        read = self.rows.digest if self.rows else [stamp(file) for file in files]
+        return digest(["mix", CODE_VERSION, settings, read,
                        self.objective, self.num_wanted, self.round, self.stage, self.seed,
                        self.max_pixels, sorted(self.held_out), self.shard_size])
 
@@ -83,9 +93,10 @@ def publish_mix(job: MixJob) -> Manifest:
 
     Rows per own row: `mix.ratio`, fewer if the file has fewer. The funnel counts records: `drawn` =
     `kept` + the drops by reason. Finished work for the same inputs is returned as it is. Raises
-    `ConfigError` for a file that cannot be read, or that gives no row at all.
+    `ConfigError` for a file that cannot be read, or that gives no row at all; an earlier stage may
+    have kept none.
     """
-    files = list_files(job.mix.uri)
+    files = job.files
     inputs = job.inputs_digest(files)
     if (done := find_manifest(job.store, job.prefix, inputs)) is not None:
         return done
@@ -95,7 +106,7 @@ def publish_mix(job: MixJob) -> Manifest:
     shards = [_shard(job, index, batch, inputs)
               for index, batch in enumerate(_batches(job, records))]
     counts = {name: int(num) for name, num in sum_stats(shards).items()}
-    if not counts.get("kept"):
+    if not counts.get("kept") and job.rows is None:
         raise ConfigError(f"mix.uri {job.mix.uri}: none of its {len(sizes)} records gives a row "
                           f"for objective {job.objective!r} ({counts}); dpo needs chosen and "
                           f"rejected replies, sft a chosen reply or a completion")
@@ -103,7 +114,8 @@ def publish_mix(job: MixJob) -> Manifest:
              if name.startswith(_DROPPED)}
     return publish(job.store, Manifest(
         kind="train", prefix=job.prefix, inputs_digest=inputs, shards=shards,
-        funnel={"read": len(sizes), "drawn": len(drawn), **drops, "kept": counts["kept"]},
+        parents={"rows": job.rows.digest} if job.rows else {},
+        funnel={"read": len(sizes), "drawn": len(drawn), **drops, "kept": counts.get("kept", 0)},
         config={"mix": job.mix.model_dump(mode="json"), "objective": job.objective}))
 
 

@@ -9,7 +9,13 @@ from math import ceil
 
 from pydantic import BaseModel, ConfigDict
 
-from schemas.config import DialogCurationConfig, DialogPlayConfig, DialogStage, TrainConfig
+from schemas.config import (
+    DialogCurationConfig,
+    DialogPlayConfig,
+    DialogStage,
+    MixConfig,
+    TrainConfig,
+)
 
 TURN_SHARE = 0.7
 """Turns of a mean game as a share of its limit: Guessers that may stop early do, about half way."""
@@ -159,9 +165,16 @@ def lesson(stage: DialogStage, num_images: int) -> Lesson:
         for num_rows, num_shown in _rows_per_game(stage, shown):
             rows += share * num_games * num_rows
             pictures += share * num_games * num_rows * num_shown
+    beside = mixed(rows, stage.mix) - rows
+    rows, pictures = rows + beside, pictures + beside
     return Lesson(
         rows=round(rows), pictures=round(pictures), steps=num_steps(rows, stage.train)
     )
+
+
+def mixed(rows: float, mix: MixConfig | None) -> float:
+    """A stage's own *rows* with those that are mixed in."""
+    return rows * (1 + (mix.ratio if mix else 0))
 
 
 def num_steps(rows: float, train: TrainConfig) -> int:

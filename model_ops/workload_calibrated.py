@@ -5,7 +5,7 @@ call at the first, one per kept prefix at each further one, each for k continuat
 called once a level and encodes the image once a search.
 """
 
-from model_ops.workload import WORDINGS, Calls, Lesson, num_steps
+from model_ops.workload import WORDINGS, Calls, Lesson, mixed, num_steps
 from schemas.config import BenchmarkConfig, CalibratedStage
 
 SENTENCES = 6
@@ -49,7 +49,7 @@ def search_calls(
 
 def calibrated_lesson(stage: CalibratedStage, num: int) -> Lesson:
     """A pair for nearly every one of *num* searches."""
-    rows = PAIR_SHARE * num
+    rows = mixed(PAIR_SHARE * num, stage.mix)
     return Lesson(rows=round(rows), pictures=round(rows), steps=num_steps(rows, stage.train))
 
 

@@ -5,7 +5,7 @@ write it (source `model`), one to check it; per question that is left: two repli
 call under a criterion samples `num_tries` replies; a `Clear` question as asked has no criterion.
 """
 
-from model_ops.workload import WORDINGS, Calls, Lesson, num_steps
+from model_ops.workload import WORDINGS, Calls, Lesson, mixed, num_steps
 from schemas.config import BenchmarkConfig, ContrastiveStage
 from schemas.questions import CLEAR
 
@@ -59,11 +59,10 @@ def num_questions(stage: ContrastiveStage) -> int:
 
 
 def contrastive_lesson(stage: ContrastiveStage) -> Lesson:
-    """Rows and steps of one round: two rows a pair for `crl`, one for `sft` and `dpo`; with `mix`,
-    its ratio of general rows beside each."""
+    """Rows and steps of one round: two rows a pair for `crl`, one for `sft` and `dpo`."""
     pairs = KEPT_SHARE * USABLE_SHARE * num_questions(stage)
     rows = pairs * (2 if stage.train.objective == "crl" else 1)
-    rows *= 1 + (stage.mix.ratio if stage.mix else 0)
+    rows = mixed(rows, stage.mix)
     return Lesson(rows=round(rows), pictures=round(rows), steps=num_steps(rows, stage.train))
 
 

@@ -66,10 +66,3 @@ def write_rows(place: StagePlace, pairs: Manifest) -> Manifest:
     store = Store(place.config.root)
     return noted(store, place.prefix("train"),
                  lambda: contrastive.training_rows_of(store, place, pairs))
-
-
-@step(name="mix in general data", task_run_name="mix in general data, round {place.round}")
-def mix_in(place: StagePlace, rows: Manifest) -> Manifest:
-    """Draw general data to learn from beside the stage's own rows."""
-    store = Store(place.config.root)
-    return noted(store, place.prefix("mix"), lambda: contrastive.mix_in(store, place, rows))

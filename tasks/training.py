@@ -1,7 +1,8 @@
-"""The task that trains."""
+"""The tasks that train: what is learnt beside a stage's own rows, and the training."""
 
 from model_ops.calibrated import reference_model
 from model_ops.contrastive import reward_word
+from model_ops.mixing import mix_in as draw_mix
 from model_ops.stages import StagePlace, training_rows
 from model_ops.training import launch
 from schemas.manifest import Manifest
@@ -10,11 +11,18 @@ from tasks.progress import progress
 from tasks.step import noted, step
 
 
+@step(name="mix in", task_run_name="mix in other rows, round {place.round}")
+def mix_in(place: StagePlace, rows: Manifest) -> Manifest:
+    """Draw what is learnt beside the stage's own rows."""
+    store = Store(place.config.root)
+    return noted(store, place.prefix("mix"), lambda: draw_mix(store, place, rows))
+
+
 @step(name="train", task_run_name="train, round {place.round}")
 def train(
     place: StagePlace, rows: Manifest, start: Manifest, mix: Manifest | None = None
 ) -> Manifest:
-    """Fine-tune `start` on the stage's rows (and general ones); the new model's manifest."""
+    """Fine-tune `start` on the stage's rows (and `mix`); the new model's manifest."""
     store, config, prefix = Store(place.config.root), place.config, place.prefix("model")
     with progress(f"training steps of round {place.round}", "progress-training") as shown:
         return noted(store, prefix, lambda: launch.train(

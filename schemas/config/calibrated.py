@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from schemas.config.base import Config, Look
-from schemas.config.training import DpoConfig
+from schemas.config.training import DpoConfig, MixConfig
 
 REFERENCE_SEARCH: dict[str, Any] = {
     "num_continuations": 5, "keep_top": 1, "keep_bottom": 2, "prune_by": "lm",
@@ -110,5 +110,7 @@ class CalibratedStage(Config):
     """How replies are found."""
     preference: PreferenceConfig = PreferenceConfig()
     """Which are preferred."""
+    mix: MixConfig | None = None
+    """What to learn from at the same time."""
     train: DpoConfig = DpoConfig(preset="csr")
     """How it is learnt: always `dpo`."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from schemas.config.base import Config, Look
-from schemas.config.training import CrlConfig, DpoConfig, SftConfig
+from schemas.config.training import CrlConfig, DpoConfig, MixConfig, SftConfig
 from schemas.questions import QUESTION_TYPES, QuestionType
 
 
@@ -104,18 +104,6 @@ class RewardWords(Config):
     """Before undesired ones."""
 
 
-class MixConfig(Config):
-    """General data beside the method's own."""
-
-    uri: str
-    """Pairs or instructions: the authors' JSON layouts (pair, split), VLFeedback's, or Parquet with
-    `prompt`/`completion` or `prompt`/`chosen`/`rejected` and `images`."""
-    images_uri: str | None = None
-    """Folder of the pictures that JSON rows name."""
-    ratio: float = Field(default=1.0, gt=0)
-    """Rows per row of the method's own; fewer if the file has fewer."""
-
-
 class ContrastiveStage(Config):
     """Stage `contrastive`: ask odd questions, imagine replies, learn the difference."""
 
@@ -130,7 +118,7 @@ class ContrastiveStage(Config):
     reward_words: RewardWords = RewardWords()
     """What conditions the prompt (objective `crl`)."""
     mix: MixConfig | None = None
-    """General data to learn from at the same time."""
+    """What to learn from at the same time."""
     train: Annotated[CrlConfig | SftConfig | DpoConfig, Field(discriminator="objective")] = (
         CrlConfig())
     """How it is learnt."""

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from schemas.config.base import Config, Look
-from schemas.config.training import SftConfig
+from schemas.config.training import MixConfig, SftConfig
 
 
 class GroupingConfig(Config):
@@ -135,6 +135,8 @@ class DialogStage(Config):
     """The rules."""
     curation: DialogCurationConfig = DialogCurationConfig()
     """What is kept."""
+    mix: MixConfig | None = None
+    """What to learn from at the same time."""
     train: SftConfig = SftConfig()
     """How it is learnt."""
 

@@ -68,6 +68,20 @@ class RunConfig(Config):
                 for stage in stages]
 
     @model_validator(mode="after")
+    def _a_mix_is_from_an_earlier_stage(self) -> "RunConfig":
+        for number, stage in enumerate(self.stages):
+            if stage.mix is None or (method := stage.mix.method) is None:
+                continue
+            earlier = [each.method for each in self.stages[:number]]
+            if method not in earlier:
+                raise ValueError(f"stages[{number}].mix.uri {stage.mix.uri}: no {method!r} stage "
+                                 f"comes before it (before it: {earlier or 'none'})")
+            if (stage.train.objective, method) == ("dpo", "dialog"):
+                raise ValueError(f"stages[{number}].mix.uri {stage.mix.uri}: objective 'dpo' learns "
+                                 f"from pairs, and games make none")
+        return self
+
+    @model_validator(mode="after")
     def _nursery_prompts_have_no_joint_mode(self) -> "RunConfig":
         plays = [stage.play for stage in self.stages if stage.method == "dialog"]
         plays += [b.play for b in self.evaluation.benchmarks if b.kind == "game"]

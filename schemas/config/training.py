@@ -129,6 +129,25 @@ class DpoConfig(TrainConfig):
         return self
 
 
+class MixConfig(Config):
+    """What a stage learns from beside its own rows, so that it unlearns less."""
+
+    uri: str
+    """Pairs or instructions: the authors' JSON layouts (pair, split), VLFeedback's, or Parquet with
+    `prompt`/`completion` or `prompt`/`chosen`/`rejected` and `images`. Or `stage://METHOD`: what
+    the last earlier stage of that method has made in the same round."""
+    images_uri: str | None = None
+    """Folder of the pictures that JSON rows name."""
+    ratio: float = Field(default=1.0, gt=0)
+    """Rows per row of the stage's own; fewer if there are fewer."""
+
+    @property
+    def method(self) -> str | None:
+        """The method of the earlier stage; None: `uri` is a place."""
+        scheme, _, method = self.uri.partition("://")
+        return method if scheme == "stage" else None
+
+
 def _with_preset(given: Any, values: dict[str, Any], preset: str = "paper") -> Any:
     """The preset's values for whatever is not given, if it is asked for."""
     if isinstance(given, dict) and given.get("preset") == preset:

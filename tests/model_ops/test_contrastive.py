@@ -15,21 +15,18 @@ from model_ops.programs.calls import Call, Generate, Reply
 from model_ops.stages import StagePlace, stage_record
 from schemas.artifacts import read_quarantine, read_rows
 from schemas.config import (
-    BenchmarkConfig,
     ContrastiveStage,
     CrlConfig,
     DialogStage,
     DpoConfig,
-    EvaluationConfig,
     ImagesConfig,
-    MixConfig,
     RunConfig,
     SftConfig,
 )
 from schemas.errors import ConfigError, DropError, EngineError
 from schemas.manifest import Manifest
 from schemas.questions import QUESTION_TYPES
-from schemas.rows import AskedRow, ImageRow, ImaginedRow, PairRow, SlotRow, TrainRow
+from schemas.rows import AskedRow, ImaginedRow, PairRow, SlotRow, TrainRow
 from schemas.store import Store
 from tests.model_ops.contrastive_world import Imaginer, run_here
 
@@ -211,25 +208,3 @@ def test_only_crl_models_are_asked_with_a_word(
     assert contrastive.reward_word(StagePlace(dialog, 1, 0)) is None
     with pytest.raises(AssertionError, match="00-dialog is no ContrastiveStage"):
         StagePlace(dialog, 1, 0).of(ContrastiveStage)
-
-
-def test_general_data_is_drawn_for_the_stages_objective_and_spares_benchmarks(
-    local_store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr(contrastive, "publish_mix", lambda job: seen.append(job) or MODEL)
-    rows = Manifest(kind="train", prefix="train", inputs_digest="1")
-    mix = MixConfig(uri="pairs.json", ratio=0.5)
-    mixing = place_of(local_store, mix=mix.model_dump())
-    benchmarks = [BenchmarkConfig(kind=kind, images=ImagesConfig(limit=2))  # type: ignore[arg-type]
-                  for kind in ("pie", "vqa")]
-    mixing = StagePlace(mixing.config.model_copy(
-        update={"evaluation": EvaluationConfig(benchmarks=benchmarks)}), 1, 0)
-    held_out = import_images(local_store, ImagesConfig(uri="nursery://home", limit=2),
-                             "benchmarks/field-pie/images")
-    own = rows.model_copy(update={"shards": held_out.shards})
-    assert contrastive.mix_in(local_store, mixing, own) is MODEL
-    [job] = seen
-    assert (job.objective, job.num_own, job.words.good) == ("crl", 2, "good")
-    assert job.held_out == {row.image_id for row in read_rows(local_store, held_out, ImageRow)}
-    assert job.prefix == "rounds/round=0001/00-contrastive/mix"
