@@ -77,8 +77,8 @@ class RunConfig(Config):
                 raise ValueError(f"stages[{number}].mix.uri {stage.mix.uri}: no {method!r} stage "
                                  f"comes before it (before it: {earlier or 'none'})")
             if (stage.train.objective, method) == ("dpo", "dialog"):
-                raise ValueError(f"stages[{number}].mix.uri {stage.mix.uri}: objective 'dpo' learns "
-                                 f"from pairs, and games make none")
+                raise ValueError(f"stages[{number}].mix.uri {stage.mix.uri}: objective 'dpo' "
+                                 f"learns from pairs, and games make none")
         return self
 
     @model_validator(mode="after")
