@@ -11,9 +11,10 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from model_ops.curation.batches import Batch, batches
 from model_ops.curation.train_rows import chat
 from model_ops.interop.examples import Example, list_files, read_examples, stamp
 from model_ops.interop.macaroon import BadRecord
@@ -33,6 +34,7 @@ CODE_VERSION = 1
 ROLE = "mix"
 """`role` of rows without a reward word."""
 _DROPPED = "dropped_"
+_Row = TrainRow | PairRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def publish_mix(job: MixJob) -> Manifest:
     drawn = draw(sizes, job.num_wanted, job.seed)
     records = (record for number, record in enumerate(_records(job, files)) if number in drawn)
     shards = [_shard(job, index, batch, inputs)
-              for index, batch in enumerate(_batches(job, records))]
+              for index, batch in enumerate(batches(_made(job, records), job.shard_size))]
     counts = {name: int(num) for name, num in sum_stats(shards).items()}
     if not counts.get("kept") and job.rows is None:
         raise ConfigError(f"mix.uri {job.mix.uri}: none of its {len(sizes)} records gives a row "
@@ -218,38 +220,20 @@ def _said(reply: str) -> list[ChatMessage]:
     return chat((Message("assistant", (reply,)),))
 
 
-@dataclass(slots=True)
-class _Batch:
-    """What goes into one shard."""
-
-    rows: list[TrainRow | PairRow] = field(default_factory=list)
-    dropped: list[QuarantineRow] = field(default_factory=list)
-    num_kept: int = 0
-    """Records that gave the rows."""
-
-    def is_full(self, shard_size: int) -> bool:
-        return len(self.rows) >= shard_size or len(self.dropped) >= 16 * shard_size
-
-
 def _records(job: MixJob, files: Sequence[str]) -> Iterator[Example | BadRecord]:
     return read_examples(files, job.mix.images_uri)
 
 
-def _batches(job: MixJob, records: Iterator[Example | BadRecord]) -> Iterator[_Batch]:
-    batch = _Batch()
+def _made(
+    job: MixJob, records: Iterator[Example | BadRecord]
+) -> Iterator[tuple[list[_Row], list[QuarantineRow]]]:
     for record in records:
         try:
             if isinstance(record, BadRecord):
                 raise record.error
-            batch.rows += make_rows(job, record)
-            batch.num_kept += 1
+            yield [*make_rows(job, record)], []
         except DropError as error:
-            batch.dropped.append(_quarantined(record, error))
-        if batch.is_full(job.shard_size):
-            yield batch
-            batch = _Batch()
-    if batch.rows or batch.dropped:
-        yield batch
+            yield [], [_quarantined(record, error)]
 
 
 def _quarantined(record: Example | BadRecord, error: DropError) -> QuarantineRow:
@@ -261,12 +245,13 @@ def _quarantined(record: Example | BadRecord, error: DropError) -> QuarantineRow
                          detail=error.detail, source=record.source, payload=payload)
 
 
-def _shard(job: MixJob, index: int, batch: _Batch, inputs: str) -> Shard:
+def _shard(job: MixJob, index: int, batch: Batch[_Row, QuarantineRow], inputs: str) -> Shard:
     """The finished shard if there is one; else write it."""
     finished = read_receipt(job.store, job.prefix, index, inputs)
     if finished is not None:
         return finished
     drops = Counter(f"{_DROPPED}{row.reason}" for row in batch.dropped)
-    stats = {"kept": float(batch.num_kept), **{name: float(num) for name, num in drops.items()}}
-    return write_shard(job.store, job.prefix, index, batch.rows, job.row_type, batch.dropped,
+    num_kept = len({row.source_row_id for row in batch.kept})
+    stats = {"kept": float(num_kept), **{name: float(num) for name, num in drops.items()}}
+    return write_shard(job.store, job.prefix, index, batch.kept, job.row_type, batch.dropped,
                        stats, inputs)

@@ -7,8 +7,9 @@ stays flat in the images, and a killed run goes on at the first shard without a 
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from model_ops.curation.batches import Batch, batches
 from model_ops.curation.selection import count_funnel, exclude_rows, judge, select_games
 from model_ops.curation.train_rows import PlannedRow, plan_rows, train_row
 from model_ops.images import ImageReader
@@ -30,7 +31,8 @@ from schemas.store import Store
 
 CODE_VERSION = 1
 """Raise it when curation changes, so that finished shards of older code are not reused."""
-MAX_DROPPED_PER_SHARD = 4096
+
+_Kept = tuple[PlannedRow, TranscriptRow]
 
 
 def curate(
@@ -90,24 +92,14 @@ class _Job:
         return plan_rows(game, self.config, self.prompts)
 
 
-@dataclass(slots=True)
-class _Batch:
-    """What goes into one shard: planned rows with their games, and games dropped meanwhile."""
-
-    rows: list[tuple[PlannedRow, TranscriptRow]] = field(default_factory=list)
-    dropped: list[QuarantineRow] = field(default_factory=list)
-
-    def is_full(self, shard_size: int) -> bool:
-        return len(self.rows) >= shard_size or len(self.dropped) >= MAX_DROPPED_PER_SHARD
-
-
 def _curate(job: _Job) -> Manifest:
     games = [judge(game, job.config) for game in job.games()]
     chosen = select_games(games, job.config, job.seed)
     excluded = _excluded_rows(job, chosen)
     reader = ImageReader(job.store, job.images)
-    batches = _batches(job, chosen, excluded)
-    shards = [_shard(job, index, batch, reader) for index, batch in enumerate(batches)]
+    planned = _planned(job, chosen, excluded)
+    shards = [_shard(job, index, batch, reader)
+              for index, batch in enumerate(batches(planned, job.shard_size))]
     broken = (row.reason for row in read_quarantine(job.store, job.transcripts))
     return Manifest(
         kind="train",
@@ -131,23 +123,16 @@ def _excluded_rows(job: _Job, chosen: Mapping[str, str | None]) -> dict[str, str
     return exclude_rows(keys, job.config.balance_answers, job.seed)
 
 
-def _batches(
+def _planned(
     job: _Job, chosen: Mapping[str, str | None], excluded: Mapping[str, str]
-) -> Iterator[_Batch]:
-    """Shards in the order of the transcripts; a game is never split. At least one batch."""
-    batch, num_yielded = _Batch(), 0
+) -> Iterator[tuple[list[_Kept], list[QuarantineRow]]]:
     for game in job.games():
         reason = chosen[game.row_id]
         if reason is not None:
-            batch.dropped.append(_dropped_game(game, reason))
+            yield [], [_dropped_game(game, reason)]
         else:
-            planned = ((row, game) for row in job.plan(game))
-            batch.rows += [pair for pair in planned if pair[0].row_id(game) not in excluded]
-        if batch.is_full(job.shard_size):
-            yield batch
-            batch, num_yielded = _Batch(), num_yielded + 1
-    if batch.rows or batch.dropped or not num_yielded:
-        yield batch
+            rows = (row for row in job.plan(game) if row.row_id(game) not in excluded)
+            yield [(row, game) for row in rows], []
 
 
 def _dropped_game(game: TranscriptRow, reason: str) -> QuarantineRow:
@@ -161,14 +146,16 @@ def _dropped_game(game: TranscriptRow, reason: str) -> QuarantineRow:
     )
 
 
-def _shard(job: _Job, index: int, batch: _Batch, reader: ImageReader) -> Shard:
+def _shard(
+    job: _Job, index: int, batch: Batch[_Kept, QuarantineRow], reader: ImageReader
+) -> Shard:
     """The finished shard if there is one; else write it (`write_shard` checks every row)."""
     finished = read_receipt(job.store, job.prefix, index, job.inputs_digest)
     if finished is not None:
         return finished
     weights = job.config.role_weights
     rows = []
-    for planned, game in batch.rows:
+    for planned, game in batch.kept:
         pictures = [Picture(bytes=reader.read(ref)) for ref in planned.images]
         rows.append(train_row(planned, game, pictures, weights[planned.role], job.seed))
     stats = {f"rows/{role}": float(n) for role, n in Counter(row.role for row in rows).items()}

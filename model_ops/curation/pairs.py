@@ -8,10 +8,11 @@ they are learnt, so every objective trains on the same ones; `write_train` says 
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from model_ops.criteria import CriteriaSet
+from model_ops.curation.batches import Batch, batches
 from model_ops.curation.pair_checks import drop_reason
 from model_ops.curation.pair_rows import Objective, pair_row, rows_of
 from model_ops.curation.selection import lot
@@ -36,8 +37,8 @@ from schemas.store import Store
 
 CODE_VERSION = 1
 """Raise it when curation changes, so that finished shards of older code are not reused."""
-MAX_DROPPED_PER_SHARD = 4096
 _DROPPED = "dropped/"
+_Dropped = tuple[ImaginedRow, DropError]
 
 
 class Wording(NamedTuple):
@@ -114,17 +115,6 @@ class _Job:
             yield row
 
 
-@dataclass(slots=True)
-class _Batch:
-    """What goes into one shard: replies that make a pair, and those dropped meanwhile."""
-
-    rows: list[ImaginedRow] = field(default_factory=list)
-    dropped: list[tuple[ImaginedRow, DropError]] = field(default_factory=list)
-
-    def is_full(self, shard_size: int) -> bool:
-        return len(self.rows) >= shard_size or len(self.dropped) >= MAX_DROPPED_PER_SHARD
-
-
 class JudgedPair(NamedTuple):
     """A pair as far as selection needs it; `reason` is None if every check passed."""
 
@@ -157,7 +147,7 @@ def _curate(job: _Job) -> Manifest:
     reasons = select_pairs(judged, config.max_per_type, job.seed)
     reader = ImageReader(job.store, job.images)
     shards = [_shard(job, index, batch, reader)
-              for index, batch in enumerate(_batches(job, reasons))]
+              for index, batch in enumerate(batches(_chosen(job, reasons), job.shard_size))]
     return Manifest(
         kind="pairs", prefix=job.prefix, inputs_digest=job.inputs_digest,
         parents={"imagined": job.imagined.digest, "images": job.images.digest},
@@ -166,19 +156,14 @@ def _curate(job: _Job) -> Manifest:
         config=config.model_dump(mode="json"))
 
 
-def _batches(job: _Job, reasons: Mapping[str, str]) -> Iterator[_Batch]:
-    """Shards in the order of the replies; at least one."""
-    batch, num_yielded = _Batch(), 0
+def _chosen(
+    job: _Job, reasons: Mapping[str, str]
+) -> Iterator[tuple[list[ImaginedRow], list[_Dropped]]]:
     for row in job.rows():
         if row.row_id in reasons:
-            batch.dropped.append((row, DropError(reasons[row.row_id], _told(row))))
+            yield [], [(row, DropError(reasons[row.row_id], _told(row)))]
         else:
-            batch.rows.append(row)
-        if batch.is_full(job.shard_size):
-            yield batch
-            batch, num_yielded = _Batch(), num_yielded + 1
-    if batch.rows or batch.dropped or not num_yielded:
-        yield batch
+            yield [row], []
 
 
 def _told(row: ImaginedRow) -> str:
@@ -186,7 +171,9 @@ def _told(row: ImaginedRow) -> str:
     return f"{row.question_type}{labels}: {row.question} / {row.desired} / {row.undesired}"
 
 
-def _shard(job: _Job, index: int, batch: _Batch, reader: ImageReader) -> Shard:
+def _shard(
+    job: _Job, index: int, batch: Batch[ImaginedRow, _Dropped], reader: ImageReader
+) -> Shard:
     """The finished shard if there is one; else check every pair and write it."""
     finished = read_receipt(job.store, job.prefix, index, job.inputs_digest)
     if finished is not None:
@@ -194,7 +181,7 @@ def _shard(job: _Job, index: int, batch: _Batch, reader: ImageReader) -> Shard:
     words = tuple(job.wording.reward_words.model_dump().values())
     pairs: list[PairRow] = []
     dropped = list(batch.dropped)
-    for row in batch.rows:
+    for row in batch.kept:
         picture = Picture(bytes=reader.read(row.image))
         pair = pair_row(row, picture, job.wording.prompts, job.seed)
         try:
@@ -214,7 +201,7 @@ def _quarantined(row: ImaginedRow, error: DropError) -> QuarantineRow:
 
 
 def _stats(
-    pairs: list[PairRow], dropped: list[tuple[ImaginedRow, DropError]]
+    pairs: list[PairRow], dropped: list[_Dropped]
 ) -> dict[str, float]:
     """`played/<slug>` (replies that came in) and `kept/<slug>` by kind, drops by reason."""
     kept = Counter(pair.role for pair in pairs)

@@ -7,8 +7,9 @@ pixels read as each shard is written; a killed run goes on at the first shard wi
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from model_ops.curation.batches import Batch, batches
 from model_ops.curation.pair_rows import assistant_says
 from model_ops.curation.preference_checks import Preference, Reply, node_rows, prefer
 from model_ops.curation.train_rows import chat
@@ -34,9 +35,10 @@ from schemas.store import Store
 
 CODE_VERSION = 1
 """Raise it when preferences change, so that finished shards of older code are not reused."""
-MAX_DROPPED_PER_SHARD = 4096
 ROLE = "calibrated"
 _DROPPED = "dropped/"
+_Kept = tuple[SearchRow, Preference]
+_Dropped = tuple[SearchRow, DropError]
 _SUM, _MEAN = "sum/", "mean_"
 
 
@@ -126,20 +128,10 @@ class _Job:
             yield row
 
 
-@dataclass(slots=True)
-class _Batch:
-    """What goes into one shard: searches that make a pair, and those dropped meanwhile."""
-
-    rows: list[tuple[SearchRow, Preference]] = field(default_factory=list)
-    dropped: list[tuple[SearchRow, DropError]] = field(default_factory=list)
-
-    def is_full(self, shard_size: int) -> bool:
-        return len(self.rows) >= shard_size or len(self.dropped) >= MAX_DROPPED_PER_SHARD
-
-
 def _prefer_all(job: _Job) -> Manifest:
     reader = ImageReader(job.store, job.images)
-    shards = [_shard(job, index, batch, reader) for index, batch in enumerate(_batches(job))]
+    shards = [_shard(job, index, batch, reader)
+              for index, batch in enumerate(batches(_judged(job), job.shard_size))]
     return Manifest(
         kind="pairs", prefix=job.prefix, inputs_digest=job.inputs_digest,
         parents={"searches": job.searches.digest, "images": job.images.digest},
@@ -147,22 +139,17 @@ def _prefer_all(job: _Job) -> Manifest:
         config=job.config.model_dump(mode="json"))
 
 
-def _batches(job: _Job) -> Iterator[_Batch]:
-    """Shards in the order of the searches; at least one."""
-    batch, num_yielded = _Batch(), 0
+def _judged(job: _Job) -> Iterator[tuple[list[_Kept], list[_Dropped]]]:
     for row in job.rows():
         try:
-            batch.rows.append((row, prefer(row, job.config)))
+            yield [(row, prefer(row, job.config))], []
         except DropError as error:
-            batch.dropped.append((row, error))
-        if batch.is_full(job.shard_size):
-            yield batch
-            batch, num_yielded = _Batch(), num_yielded + 1
-    if batch.rows or batch.dropped or not num_yielded:
-        yield batch
+            yield [], [(row, error)]
 
 
-def _shard(job: _Job, index: int, batch: _Batch, reader: ImageReader) -> Shard:
+def _shard(
+    job: _Job, index: int, batch: Batch[_Kept, _Dropped], reader: ImageReader
+) -> Shard:
     """The finished shard if there is one; else check every pair and write it."""
     finished = read_receipt(job.out, job.prefix, index, job.inputs_digest)
     if finished is not None:
@@ -170,7 +157,7 @@ def _shard(job: _Job, index: int, batch: _Batch, reader: ImageReader) -> Shard:
     pairs: list[PairRow] = []
     kept: list[Preference] = []
     dropped = list(batch.dropped)
-    for row, preference in batch.rows:
+    for row, preference in batch.kept:
         pair = _pair_row(job, row, preference, Picture(bytes=reader.read(row.image)))
         try:
             check_pair_row(pair)
@@ -178,7 +165,7 @@ def _shard(job: _Job, index: int, batch: _Batch, reader: ImageReader) -> Shard:
             kept.append(preference)
         except DropError as error:
             dropped.append((row, error))
-    searches = [row for row, _ in (*batch.rows, *batch.dropped)]
+    searches = [row for row, _ in (*batch.kept, *batch.dropped)]
     return write_shard(job.out, job.prefix, index, pairs, PairRow,
                        [_quarantined(row, error) for row, error in dropped],
                        _sums(searches, kept, dropped), job.inputs_digest)
@@ -205,7 +192,7 @@ def _quarantined(row: SearchRow, error: DropError) -> QuarantineRow:
 
 def _sums(
     searches: Sequence[SearchRow], kept: Sequence[Preference],
-    dropped: Sequence[tuple[SearchRow, DropError]],
+    dropped: Sequence[_Dropped],
 ) -> dict[str, float]:
     """Of a shard: sums over its pairs (`sum/...`) and searches, drops by reason."""
     sums: dict[str, float] = {f"{_SUM}margin": sum(pair.margin for pair in kept)}

@@ -8,9 +8,10 @@ without a receipt.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from model_ops.curation.batches import Batch, batches
 from model_ops.curation.pair_checks import PAIR_REASONS
 from model_ops.curation.selection import lot
 from model_ops.programs.replies import normalise
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 CODE_VERSION = 1
 """Raise it when selection changes, so that finished shards of older code are not reused."""
-MAX_DROPPED_PER_SHARD = 4096
 NUM_HASHES = 128
 """Of a MinHash: its estimate is off by 0.03 (one standard deviation) at a similarity of 0.9."""
 SHINGLE = 3
@@ -155,20 +155,10 @@ class _Job:
         return read_rows(self.store, self.asked, AskedRow)
 
 
-@dataclass(slots=True)
-class _Batch:
-    """What goes into one shard: questions that stay, and those dropped meanwhile."""
-
-    rows: list[AskedRow] = field(default_factory=list)
-    dropped: list[QuarantineRow] = field(default_factory=list)
-
-    def is_full(self, shard_size: int) -> bool:
-        return len(self.rows) >= shard_size or len(self.dropped) >= MAX_DROPPED_PER_SHARD
-
-
 def _select(job: _Job) -> Manifest:
     reasons = drop_reasons(map(key_of, job.rows()), job.config, job.seed)
-    shards = [_shard(job, index, batch) for index, batch in enumerate(_batches(job, reasons))]
+    shards = [_shard(job, index, batch)
+              for index, batch in enumerate(batches(_judged(job, reasons), job.shard_size))]
     kinds = Counter(row.question_type for row in job.rows() if row.row_id not in reasons)
     return Manifest(
         kind="asked", prefix=job.prefix, inputs_digest=job.inputs_digest,
@@ -177,19 +167,14 @@ def _select(job: _Job) -> Manifest:
         stats={f"unique/{slug(kind)}": float(num) for kind, num in sorted(kinds.items())})
 
 
-def _batches(job: _Job, reasons: Mapping[str, str]) -> Iterator[_Batch]:
-    """Shards in the order of the questions; at least one."""
-    batch, num_yielded = _Batch(), 0
+def _judged(
+    job: _Job, reasons: Mapping[str, str]
+) -> Iterator[tuple[list[AskedRow], list[QuarantineRow]]]:
     for row in job.rows():
         if row.row_id in reasons:
-            batch.dropped.append(_dropped(row, reasons[row.row_id]))
+            yield [], [_dropped(row, reasons[row.row_id])]
         else:
-            batch.rows.append(row)
-        if batch.is_full(job.shard_size):
-            yield batch
-            batch, num_yielded = _Batch(), num_yielded + 1
-    if batch.rows or batch.dropped or not num_yielded:
-        yield batch
+            yield [row], []
 
 
 def _dropped(row: AskedRow, reason: str) -> QuarantineRow:
@@ -199,9 +184,9 @@ def _dropped(row: AskedRow, reason: str) -> QuarantineRow:
         payload=row.model_dump_json())
 
 
-def _shard(job: _Job, index: int, batch: _Batch) -> Shard:
+def _shard(job: _Job, index: int, batch: Batch[AskedRow, QuarantineRow]) -> Shard:
     finished = read_receipt(job.store, job.prefix, index, job.inputs_digest)
-    return finished or write_shard(job.store, job.prefix, index, batch.rows, AskedRow,
+    return finished or write_shard(job.store, job.prefix, index, batch.kept, AskedRow,
                                    batch.dropped, None, job.inputs_digest)
 
 
