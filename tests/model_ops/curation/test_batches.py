@@ -24,4 +24,5 @@ def test_everything_is_in_one_batch_in_its_order(
 
 def test_many_drops_end_a_batch_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "MAX_DROPPED_PER_SHARD", 3)
-    assert [len(batch.dropped) for batch in batches([([], ["x"])] * 7, 100)] == [3, 3, 1]
+    drops: list[tuple[list[int], list[str]]] = [([], ["x"])] * 7
+    assert [len(batch.dropped) for batch in batches(drops, 100)] == [3, 3, 1]
