@@ -23,7 +23,7 @@ unit: setup ## the quick tests only
 	@$(BIN)/pytest
 
 e2e: setup ## minutes long: small runs of two methods, a deployed run, two workers, killed pools
-	@$(BIN)/pytest -m e2e tests
+	@$(BIN)/pytest -m e2e --durations=8 tests
 
 kill: setup ## kill -9 whole runs mid-way; they must end with the same rows
 	@$(BIN)/pytest -m kill tests
