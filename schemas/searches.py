@@ -27,6 +27,8 @@ class SearchNode(Row):
     """Sentences from the root."""
     text: str
     """The new sentence alone, stripped."""
+    said: str
+    """The same as it was sampled: a reply is these joined."""
     num_tokens: int
     logprob: float
     """Summed over the sentence's tokens (natural log)."""

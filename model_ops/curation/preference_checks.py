@@ -18,6 +18,7 @@ from model_ops.curation.ranking import (
 )
 from schemas.config import PreferenceConfig
 from schemas.errors import DropError
+from schemas.manifest import digest
 from schemas.rows import row_id
 from schemas.searches import NodeRow, SearchNode, SearchRow
 
@@ -66,11 +67,16 @@ def weigh(nodes: Sequence[SearchNode], config: PreferenceConfig) -> Weighed:
                                      config.count_root))
 
 
+def identity(config: PreferenceConfig) -> str:
+    """What tells rows of one search apart that were made with other weights."""
+    return digest(config.model_dump(mode="json"))
+
+
 def prefer(search: SearchRow, config: PreferenceConfig) -> Preference:
     """The pair of *search*; `DropError` with the reason if it makes none.
 
-    `no_final`, `single_final`: fewer than two replies; `empty`: nothing was said; `identical`: the
-    same words twice; `small_margin`, `length_ratio`: the filters of *config*.
+    `no_final`, `single_final`: fewer than two replies; `identical`: the same words twice;
+    `small_margin`, `length_ratio`: the filters of *config*.
     """
     weighed = weigh(search.nodes, config)
     ends = choose(weighed.keys, config.reward_mode)
@@ -83,17 +89,14 @@ def prefer(search: SearchRow, config: PreferenceConfig) -> Preference:
 
 
 def _no_choice(search: SearchRow, weighed: Weighed) -> DropError:
-    said_nothing = any(node.is_final for node in search.nodes if node.parent_id is None)
     told = f"{len(search.nodes) - 1} sentences, {len(weighed.keys)} finished replies"
-    if weighed.keys:
-        return DropError("single_final", told)
-    return DropError("empty" if said_nothing else "no_final", told)
+    return DropError("single_final" if weighed.keys else "no_final", told)
 
 
 def _reply(search: SearchRow, end: int, weighed: Weighed, config: PreferenceConfig) -> Reply:
     sentences = path(search.nodes, end)
     cosines = [node.cosine for node in sentences if node.cosine is not None]
-    return Reply(end, " ".join(node.text for node in sentences),
+    return Reply(end, "".join(node.said for node in sentences).strip(),
                  reward(weighed.keys[end], config.reward_mode),
                  100 * sum(cosines) / len(cosines))
 
@@ -101,8 +104,6 @@ def _reply(search: SearchRow, end: int, weighed: Weighed, config: PreferenceConf
 def _check(pair: Preference, config: PreferenceConfig) -> None:
     told = f"{pair.chosen.text} / {pair.rejected.text}"
     words = sorted((pair.chosen.num_words, pair.rejected.num_words))
-    if not words[0]:
-        raise DropError("empty", told)
     if pair.chosen.text.lower().split() == pair.rejected.text.lower().split():
         raise DropError("identical", told)
     if config.min_margin is not None and pair.margin < config.min_margin:
@@ -119,17 +120,19 @@ def node_rows(search: SearchRow, config: PreferenceConfig, seed: int) -> list[No
         choices = {pair.chosen.node_id: "chosen", pair.rejected.node_id: "rejected"}
     except DropError:
         choices = {}
-    return [_node_row(search, node, weighed, choices.get(node.node_id), seed)
+    return [_node_row(search, node, weighed, choices.get(node.node_id), config, seed)
             for node in search.nodes]
 
 
 def _node_row(
-    search: SearchRow, node: SearchNode, weighed: Weighed, choice: str | None, seed: int
+    search: SearchRow, node: SearchNode, weighed: Weighed, choice: str | None,
+    config: PreferenceConfig, seed: int,
 ) -> NodeRow:
     cost = weighed.costs.get(node.node_id)
-    copied = node.model_dump(exclude={"logprob", "cosine"})
+    copied = node.model_dump(exclude={"logprob", "cosine", "said"})
     return NodeRow(
-        **copied, row_id=row_id("node", search=search.row_id, node=node.node_id),
+        **copied, row_id=row_id("node", search=search.row_id, node=node.node_id,
+                                 preference=identity(config)),
         round=search.round, stage=search.stage, model_digest=search.model_digest,
         prompt_version=search.prompt_version, seed=seed, search_id=search.row_id,
         prompt_id=search.prompt_id, image_id=search.image.image_id, sum_logprob=node.logprob,

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 from model_ops.curation.batches import Batch, batches
 from model_ops.curation.pair_rows import assistant_says
-from model_ops.curation.preference_checks import Preference, Reply, node_rows, prefer
+from model_ops.curation.preference_checks import (
+    Preference,
+    Reply,
+    identity,
+    node_rows,
+    prefer,
+)
 from model_ops.curation.train_rows import chat
 from model_ops.images import ImageReader
 from model_ops.programs.describing import description_messages
@@ -174,7 +180,8 @@ def _shard(
 def _pair_row(job: _Job, search: SearchRow, pair: Preference, picture: Picture) -> PairRow:
     """The preference pair, traceable to its search by `source_row_id`."""
     return PairRow(
-        row_id=row_id("pair", source=search.row_id), round=search.round, stage=search.stage,
+        row_id=row_id("pair", source=search.row_id, preference=identity(job.config)),
+        round=search.round, stage=search.stage,
         model_digest=search.model_digest, prompt_version=search.prompt_version, seed=job.seed,
         prompt=chat(description_messages(job.prompts, search.question)),
         chosen=assistant_says(pair.chosen.text), rejected=assistant_says(pair.rejected.text),

@@ -40,7 +40,8 @@ class ClipEncoder:
             from transformers import AutoModel, AutoProcessor
 
             self._device = "cuda" if torch.cuda.is_available() else "cpu"
-            self._model: Any = AutoModel.from_pretrained(path).eval().to(self._device)
+            self._model: Any = AutoModel.from_pretrained(
+                path, dtype=torch.float32).eval().to(self._device)
             self._processor: Any = AutoProcessor.from_pretrained(path)
         except Exception as error:
             said = " ".join(str(error).split())  # one line: Ray hands on the last one only

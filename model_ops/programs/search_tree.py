@@ -52,8 +52,8 @@ class SearchTree:
     def __init__(self, settings: SearchConfig) -> None:
         self._settings = settings
         self.nodes = [SearchNode(
-            node_id=ROOT, parent_id=None, depth=0, text="", num_tokens=0, logprob=0.0, cosine=None,
-            is_final=False, finish_reason="", kept=True)]
+            node_id=ROOT, parent_id=None, depth=0, text="", said="", num_tokens=0, logprob=0.0,
+            cosine=None, is_final=False, finish_reason="", kept=True)]
         self.prefixes = [""]
         self._num_tokens = [0]
         self._mean_logprobs = [0.0]
@@ -82,11 +82,13 @@ class SearchTree:
 
     def keep(self, level: Sequence[int]) -> list[int]:
         """Of a level's unfinished nodes those that are to be continued: the best and the worst by
-        `prune_by`; equal ones in the order in which they were made."""
+        `prune_by` (all, where they are few); equal ones in the order in which they were made."""
         num_top, num_bottom = self._settings.keep_top, self._settings.keep_bottom
         costs = self._costs()
         ordered = sorted(filter(self._can_go_on, level), key=costs.__getitem__)
-        kept = ordered[:num_top] + ordered[max(num_top, len(ordered) - num_bottom):]
+        kept = ordered
+        if len(ordered) >= self._settings.num_continuations:
+            kept = ordered[:num_top] + ordered[max(num_top, len(ordered) - num_bottom):]
         for node_id in kept:
             self._change(node_id, kept=True)
         return kept
@@ -95,7 +97,8 @@ class SearchTree:
         """Of the replies so far, lower is better."""
         if self._settings.prune_by == "lm":
             return [-mean for mean in self._mean_logprobs]
-        return path_costs(self.nodes, node_costs(self.nodes, self._settings.lam, "rank"))
+        return path_costs(self.nodes, node_costs(self.nodes, self._settings.lam,
+                                                 self._settings.reward_mode))
 
     def _can_go_on(self, node_id: int) -> bool:
         node = self.nodes[node_id]
@@ -108,8 +111,8 @@ class SearchTree:
         dropped = "no_sentence_end" if ending == "length" else drop_reason(text)
         node = SearchNode(
             node_id=len(self.nodes), parent_id=made.parent, depth=parent.depth + 1, text=text,
-            num_tokens=sample.num_tokens, logprob=sample.logprob, cosine=None, kept=False,
-            is_final=dropped is None and ending != "sentence", finish_reason=ending,
+            said=sample.text, num_tokens=sample.num_tokens, logprob=sample.logprob, cosine=None,
+            kept=False, is_final=dropped is None and ending != "sentence", finish_reason=ending,
             look=made.look, dropped_reason=dropped)
         self.nodes.append(node)
         self.prefixes.append(self.prefixes[made.parent] + sample.text)

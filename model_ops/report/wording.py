@@ -40,7 +40,6 @@ CODES = {
     "no_final": "no reply was finished",
     "single_final": "only one reply was finished",
     "identical": "best and worst reply are the same",
-    "empty": "a reply is empty",
     "small_margin": "rewards too close",
     "length_ratio": "one reply is much longer",
     "no_sentence_end": "no sentence end was found",

@@ -9,12 +9,14 @@ from schemas.config.training import DpoConfig, MixConfig
 
 REFERENCE_SEARCH: dict[str, Any] = {
     "num_continuations": 5, "keep_top": 1, "keep_bottom": 2, "prune_by": "lm",
-    "max_sentence_tokens": 70, "max_tokens": 1024,
+    "reward_mode": "rank", "sentence_ends": ["."], "max_sentence_tokens": 70, "max_tokens": 1024,
 }
-"""methods/calibrated_csr.md, section 2: what the reference code does."""
+"""methods/calibrated_csr.md, section 2: what the reference code does, but for its beams (sampling),
+its 1,024 characters, prompt included (here tokens of the reply), and its want of a limit in
+sentences."""
 PAPER_SEARCH: dict[str, Any] = {
     **REFERENCE_SEARCH, "keep_top": 3, "keep_bottom": 2, "prune_by": "calibrated",
-    "max_sentence_tokens": 74,
+    "reward_mode": "paper_raw", "max_sentence_tokens": 74,
 }
 """The same section: what the paper says."""
 _SEARCHES = {"reference": REFERENCE_SEARCH, "paper": PAPER_SEARCH}
@@ -38,13 +40,16 @@ class SearchConfig(Config):
     num_continuations: int = Field(default=5, ge=1)
     """Continuations sampled for each kept prefix, before siblings that are equal are merged."""
     keep_top: int = Field(default=1, ge=0)
-    """Prefixes kept at each depth from the best end of the order ..."""
+    """Prefixes kept at each depth from the best end of the order; all of them, where fewer than
+    `num_continuations` can go on ..."""
     keep_bottom: int = Field(default=2, ge=0)
     """... and from the worst: rejected replies have to come from somewhere."""
     prune_by: Literal["lm", "calibrated"] = "lm"
     """The order: cumulative mean log-probability, or the calibrated reward so far."""
     lam: float = Field(default=0.9, ge=0, le=1)
     """For `calibrated`: weight of image relevance against the model's own probability."""
+    reward_mode: Literal["rank", "paper_raw"] = "rank"
+    """For `calibrated`: how the two are put together, as in `preference.reward_mode`."""
     temperature: float = Field(default=0.9, gt=0)
     """Sampling replaces the authors' diverse group beams, which vLLM has not (a declared
     deviation)."""
@@ -60,7 +65,8 @@ class SearchConfig(Config):
     """Tokens of a whole reply; a longer one is finished as it is."""
     looks: list[Look] = []
     """Sample as many continuations with the image in each of these lights (`model_ops/looks.py`),
-    as `play.looks` does; the model then learns them as replies to the image as it is."""
+    as `play.looks` does; the model then learns them as replies to the image as it is. What it gave
+    to a sentence is what it gave in the light in which it said it."""
     scorer: str = "nursery://clip"
     """The CLIP or SigLIP model of image relevance: a folder, a hub id, or `nursery://clip`."""
     scorer_look: Look | None = None

@@ -58,12 +58,13 @@ def tree(seed: str, finals: int = 3) -> list[SearchNode]:
 
     def node(number: int, parent: int, depth: int, final: bool, text: str) -> SearchNode:
         return SearchNode(
-            node_id=number, parent_id=parent, depth=depth, text=text, num_tokens=6,
+            node_id=number, parent_id=parent, depth=depth, text=text,
+            said=f" {text}", num_tokens=6,
             logprob=-6 * rng.random(), cosine=rng.uniform(0.1, 0.35), is_final=final,
             finish_reason="eos" if final else "sentence", kept=number == 1)
 
-    root = SearchNode(node_id=0, parent_id=None, depth=0, text="", num_tokens=0, logprob=0.0,
-                      cosine=None, is_final=False, finish_reason="", kept=True)
+    root = SearchNode(node_id=0, parent_id=None, depth=0, text="", said="", num_tokens=0,
+                      logprob=0.0, cosine=None, is_final=False, finish_reason="", kept=True)
     nodes = [root, *(node(i, 0, 1, False, rng.choice(SENTENCES)) for i in (1, 2))]
     nodes.append(node(3, 0, 1, False, "x").model_copy(
         update={"cosine": None, "dropped_reason": "too_short"}))

@@ -102,9 +102,10 @@ def search_nodes(root: Node) -> list[SearchNode]:
 def _search_node(node: Node) -> SearchNode:
     num_tokens = node.name % 7 + 1
     mean = node.score - node.parent.score if node.parent else 0.0
+    text = f"sentence {node.name} ." if node.parent else ""
     return SearchNode(
         node_id=node.name, parent_id=node.parent.name if node.parent else None, depth=node.depth,
-        text=f"sentence {node.name} ." if node.parent else "", num_tokens=num_tokens,
+        text=text, said=f" {text}", num_tokens=num_tokens,
         logprob=mean * num_tokens, cosine=node.clip_score / 100 if node.parent else None,
         is_final=node.final, finish_reason="eos" if node.final else "sentence",
         kept=bool(node.children), dropped_reason="repeated" if node.dropped else None)

@@ -29,24 +29,24 @@ GOOD, BAD = Said("a red cat .", 0.3, -1.0), Said("two blue dogs .", 0.1, -4.0)
 MORE = Said("it sits on a mat .", 0.05, -3.0)
 
 
-def root_node(is_final: bool = False) -> SearchNode:
+def root_node() -> SearchNode:
     """Node 0."""
-    return SearchNode(node_id=0, parent_id=None, depth=0, text="", num_tokens=0, logprob=0.0,
-                      cosine=None, is_final=is_final, finish_reason="", kept=True)
+    return SearchNode(node_id=0, parent_id=None, depth=0, text="", said="", num_tokens=0,
+                      logprob=0.0, cosine=None, is_final=False, finish_reason="", kept=True)
 
 
 def search(
-    number: int, *replies: Sequence[Said], finished: bool = True, nothing: bool = False,
-    **changes: Any,
+    number: int, *replies: Sequence[Said], finished: bool = True, **changes: Any
 ) -> SearchRow:
-    """A search whose every reply is a branch of its own; *nothing*: the root was finished too."""
-    nodes = [root_node(nothing)]
+    """A search whose every reply is a branch of its own; sentences are said a line each."""
+    nodes = [root_node()]
     for reply in replies:
         parent = 0
         for depth, said in enumerate(reply, start=1):
             last = depth == len(reply)
             nodes.append(SearchNode(
                 node_id=len(nodes), parent_id=parent, depth=depth, text=said.text,
+                said=f"\n{said.text}",
                 num_tokens=len(said.text.split()) or 1, logprob=said.logprob,
                 cosine=None if said.dropped else said.cosine, is_final=last and finished,
                 finish_reason="eos" if last and finished else "sentence", kept=not last,
@@ -72,7 +72,6 @@ DROPS: dict[str, dict[str, Any]] = {
     "no_final": {"replies": ([GOOD], [BAD]), "finished": False},
     "single_final": {"replies": ([GOOD], [Said("x", dropped="too_short")])},
     "identical": {"replies": ([GOOD], [Said("A red  cat .", 0.1, -4.0)])},
-    "empty": {"replies": (), "nothing": True},
 }
 """What makes no pair under any configuration."""
 

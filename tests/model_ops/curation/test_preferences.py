@@ -67,10 +67,7 @@ def test_what_makes_no_pair_has_its_reason(reason: str, config: PreferenceConfig
 
 @pytest.mark.parametrize(("row", "reason"), [
     (search(0), "no_final"),
-    (search(0, [GOOD], nothing=True), "single_final"),
     (search(0, [Said("cat", dropped="too_short"), GOOD], [BAD]), "single_final"),
-    (search(0, [GOOD], [Said("", 0.1, -4.0)]), "empty"),
-    (search(0, [Said("", 0.3, -1.0)], [Said("", 0.1, -4.0)]), "empty"),
     (search(0, [GOOD, MORE], [Said("A red cat . it sits", 0.1, -9.0), Said("on a mat .", 0.1)]),
      "identical")])
 def test_other_ways_to_the_same_reasons(row: SearchRow, reason: str) -> None:
@@ -102,7 +99,7 @@ def test_rewards_are_higher_for_the_chosen_in_both_modes() -> None:
     assert 0.9 * 30 < raw.chosen.reward < 0.9 * 30 + 0.1
     assert 0.9 * 15 < raw.rejected.reward < 0.9 * 15 + 0.2
     assert ranked.margin == pytest.approx(5 / 12) and raw.margin > 13
-    assert raw.chosen.text == GOOD.text and raw.rejected.text == f"{BAD.text} {MORE.text}"
+    assert raw.chosen.text == GOOD.text and raw.rejected.text == f"{BAD.text}\n{MORE.text}"
     assert raw.rejected.cos100 == pytest.approx(7.5) and raw.num_candidates == 2
 
 
@@ -138,7 +135,7 @@ def test_a_pair_is_the_bare_question_with_both_replies(local_store: Store) -> No
     for row, found in zip(rows, read_rows(local_store, made, PairRow), strict=True):
         assert messages_of(found.prompt) == description_messages(PROMPTS, QUESTION)
         assert found.chosen[0].content[0].text == GOOD.text
-        assert found.rejected[0].content[0].text == f"{BAD.text} {MORE.text}"
+        assert found.rejected[0].content[0].text == f"{BAD.text}\n{MORE.text}"
         assert [m.role for m in (*found.chosen, *found.rejected)] == ["assistant"] * 2
         assert (found.role, found.source_row_id) == ("calibrated", row.row_id)
         assert (found.image_ids, found.seed) == ([row.image.image_id], 9)
@@ -215,7 +212,7 @@ def test_nodes_are_written_a_shard_for_a_shard(local_store: Store) -> None:
     rows = list(read_rows(local_store, made, NodeRow))
     assert made.kind == "nodes" and len(made.shards) == len(searches.shards)
     assert rows == [node for row in mixed() for node in node_rows(row, RANK, 9)]
-    assert made.stats["nodes"] == len(rows) and made.stats["dropped/too_short"] == 2
+    assert made.stats["nodes"] == len(rows) and made.stats["dropped/too_short"] == 3
     assert made.stats["final"] == sum(row.key is not None for row in rows)
     assert write_nodes(local_store, searches, RANK, "nodes", 9) == made
     other = write_nodes(local_store, searches, RAW, "nodes", 9)

@@ -24,7 +24,7 @@ from model_ops.curation.ranking import (
 from schemas.searches import SearchNode
 from tests.model_ops.curation import reference_csr as reference
 
-ROOT = SearchNode(node_id=0, parent_id=None, depth=0, text="", num_tokens=0, logprob=0.0,
+ROOT = SearchNode(node_id=0, parent_id=None, depth=0, text="", said="", num_tokens=0, logprob=0.0,
                   cosine=None, is_final=False, finish_reason="", kept=True)
 MODES: tuple[RewardMode, ...] = ("rank", "paper_raw")
 
@@ -34,7 +34,8 @@ def node(node_id: int, parent: int = 0, depth: int = 1, *, cosine: float = 0.2,
          dropped: str | None = None) -> SearchNode:
     return SearchNode(
         node_id=node_id, parent_id=parent, depth=depth, text=f"sentence {node_id} .",
-        num_tokens=tokens, logprob=logprob, cosine=None if dropped else cosine, is_final=final,
+        said=f" sentence {node_id} .", num_tokens=tokens, logprob=logprob,
+        cosine=None if dropped else cosine, is_final=final,
         finish_reason="eos" if final else "sentence", kept=not final, dropped_reason=dropped)
 
 

@@ -265,9 +265,38 @@ def test_finished_and_dropped_siblings_take_no_place() -> None:
                          said(" A cat.", ".", -1.0), said(" A dog.", ".", -2.0),
                          said(" A cow.", ".", -3.0)]
     world = World(lambda prefix, num: [""] * num if prefix else lines)
-    row = found(world, num_continuations=5, keep_top=1, keep_bottom=1)
+    row = found(world, num_continuations=3, keep_top=1, keep_bottom=1)
     assert [n.text for n in row.nodes[1:] if n.kept] == ["A cat.", "A cow."]
     assert row.nodes[1].is_final and not row.nodes[1].kept
+
+
+def test_few_unfinished_nodes_all_go_on() -> None:
+    """Section 2: the beam is cut where as many can go on as were asked for, and not before."""
+    lines = [said(f" Line {name} on.", ".", -1.0 - place) for place, name in enumerate("abcd")]
+    world = World(lambda prefix, num: [""] * num if prefix else lines)
+    for num, kept in ((4, "ad"), (5, "abcd")):
+        row = found(world, num_continuations=num, keep_top=1, keep_bottom=1)
+        assert "".join(n.text.split()[1] for n in row.nodes if n.kept and n.depth) == kept
+
+
+def test_a_calibrated_beam_may_be_cut_by_the_papers_rewards() -> None:
+    """Ranks among siblings forget what a parent was worth; sums of rewards do not."""
+    cosines = {"Good": 0.30, "Fair": 0.29, "Low": 0.05, "Lower": 0.04, "High": 0.35, "Higher": 0.34}
+
+    def brood(prefix: str, num: int) -> list[Said]:
+        if prefix.count(".") > 1:
+            return [""] * num
+        first, second = {0: ("Good", "Fair"), 1: (("Low", "Lower") if "Good" in prefix
+                                                  else ("High", "Higher"))}[prefix.count(".")]
+        return [said(f" {first} one.", "."), said(f" {second} one.", ".")]
+
+    def kept(mode: str) -> list[str]:
+        row = found(World(brood, lambda text: cosines[text.split()[0]]), num_continuations=2,
+                    keep_top=2, keep_bottom=0, prune_by="calibrated", lam=1.0, reward_mode=mode,
+                    max_sentences=3)
+        return [n.text.split()[0] for n in row.nodes if n.kept and n.depth == 2]
+
+    assert kept("paper_raw") == ["High", "Higher"] and kept("rank") == ["Low", "Lower"]
 
 
 # --- limits ---
@@ -287,7 +316,8 @@ def test_a_reply_that_is_long_enough_is_finished_as_it_is() -> None:
 
 def test_ids_come_from_what_is_asked_and_how() -> None:
     one, same = context(), context(preset=None)
-    reference = search_id(ITEM, context(preset="reference", num_continuations=2))
+    reference = search_id(ITEM, context(preset="reference", num_continuations=2,
+                                        sentence_ends=[".", "!", "?"]))
     assert search_id(ITEM, one) == search_id(ITEM, same) == reference
     others = [context(lam=0.5), context(scorer="other"), context(prompts="nursery")]
     ids = [search_id(ITEM, c) for c in (one, *others)]
