@@ -48,8 +48,9 @@ def agree(
     root: str,
     benchmark: Annotated[str, typer.Argument(help="Its folder's name, such as field-pie.")],
     judge: Annotated[str, typer.Option(
-        help="`rules` (nursery), or a file of row_id and label by a person.")] = "rules",
-    num: Annotated[int, typer.Option(min=1, help="Replies that the rules judge.")] = 200,
+        help="`rules` (nursery), a run's YAML whose `pie.judge` is asked, or a file of row_id and "
+             "label by a person.")] = "rules",
+    num: Annotated[int, typer.Option(min=1, help="Replies that rules or a model judge.")] = 200,
     number: Annotated[int | None, typer.Option(
         "--round", help="Whose replies; the last finished round's if not given.")] = None,
     write: Annotated[str | None, typer.Option(
@@ -65,7 +66,8 @@ def agree(
         return show({**written._asdict(), "file": write}, as_json, lambda: Text(
             f"{written.num} replies in {write}: set each `label`, then --judge {write}\n"
             f"the first with its picture: flywheel show {written.uri} --row 0"))
-    found = second_opinion.agree(store, benchmark, judge, num, number=number)
+    asked = load_config(Path(judge)) if judge.endswith((".yaml", ".yml")) else judge
+    found = second_opinion.agree(store, benchmark, asked, num, number=number)
     show({"benchmark": benchmark, "judge": judge, **found._asdict()}, as_json, lambda: Text(
         f"{judge} and the judge of {benchmark} give {found.n} replies the same label in "
         f"{100 * found.share:.1f} %; kappa {found.kappa:.3f} (1: always, 0: no more than chance)"))

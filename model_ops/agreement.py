@@ -95,6 +95,7 @@ def compare_with_file(store: Store, replies: Manifest, uri: str) -> Agreement:
         label = entry.get("label")
         if label in (None, ""):
             continue
+        label = str(label) if isinstance(label, bool) else label  # JSON's true for True
         if label not in known:
             raise ConfigError(f"{uri}, entry {number}: label {label!r} is none of "
                               f"{', '.join(known)}")

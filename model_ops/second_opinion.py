@@ -1,7 +1,7 @@
 """A second opinion on what a root has measured: `flywheel agree`.
 
 The one idea: a root says by itself which replies there are and how they were judged, so no
-configuration is needed to let the rules, or a person, judge them again.
+configuration is needed to let the rules, or a person, judge them again; for a model it says which.
 """
 
 import json
@@ -9,9 +9,16 @@ from typing import NamedTuple
 
 import fsspec
 
-from model_ops.agreement import Agreement, compare_with_file, compare_with_rules, sample_replies
+from model_ops.agreement import (
+    Agreement,
+    compare_judges,
+    compare_with_file,
+    compare_with_rules,
+    sample_replies,
+)
 from model_ops.rounds import read_rounds
 from schemas.artifacts import read_manifest, read_rows
+from schemas.config import RunConfig
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest
 from schemas.rows import PieReplyRow
@@ -49,14 +56,24 @@ def _is_pie(store: Store, slug: str) -> bool:
 
 
 def agree(
-    store: Store, slug: str, judge: str, num: int = 200, seed: int = 0, number: int | None = None
+    store: Store, slug: str, judge: str | RunConfig, num: int = 200, seed: int = 0,
+    number: int | None = None,
 ) -> Agreement:
-    """Compare the verdicts with those of *judge*: `rules` (on *num* replies, drawn by seed), or a
-    file with a person's labels (on all that it has).
+    """Compare the verdicts with those of *judge*: `rules` or the judge of a configuration's
+    benchmark *slug* (on *num* replies, drawn by seed), or a file with a person's labels (on all
+    that it has).
 
     What was drawn stays in the root, at `<replies>-<judge>/sample`.
     """
     answers = find_answers(store, slug, number)
+    if isinstance(judge, RunConfig):
+        config = judge.model_copy(update={"root": store.root})
+        same = [each for each in config.evaluation.benchmarks if each.slug == slug]
+        if not same:
+            raise ConfigError(f"the judge's configuration has no benchmark {slug!r}: give it the "
+                              f"one of {store.root}, with another pie.judge")
+        return compare_judges(store, config, same[0], answers.answered.prefix, same[0].pie.judge,
+                              num, seed)
     if judge == "rules":
         return compare_with_rules(store, _sample(store, answers, "rules", num, seed))
     everything = answers.answered.num_rows

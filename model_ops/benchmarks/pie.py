@@ -3,7 +3,7 @@
 After MACAROON's benchmark (methods/contrastive_macaroon.md, section 2): the rubric is the kind's,
 the judge sees image, question and reply, at temperature 0. Unlike there, a judge that cannot be
 read has a label of its own, `ParseError`, and one that does not answer sends the item to
-quarantine; both score nothing.
+quarantine and counts in no rate.
 """
 
 import json
@@ -21,6 +21,8 @@ from schemas.rows import ItemRow, PieReplyRow, PieRow
 
 JUDGE = "judge"
 """The seat of the model that judges."""
+JUDGE_FAILED = "judge_"
+"""How the reason of an item begins that has a reply and no verdict."""
 
 
 class PieBenchmark(Config):
@@ -86,7 +88,7 @@ def judge_reply(
     except DropError as error:
         if error.reason == "not_a_choice":
             return Verdict("ParseError", 0.0)
-        raise DropError(f"judge_{error.reason}", f"{error.detail}; the reply was {reply!r}"
+        raise DropError(f"{JUDGE_FAILED}{error.reason}", f"{error.detail}; the reply was {reply!r}"
                         ) from error
     return read_verdict(said, criterion, context.prompts)
 

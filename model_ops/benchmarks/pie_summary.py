@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_ops.benchmarks.intervals import metric_of
+from model_ops.benchmarks.pie import JUDGE_FAILED
 from schemas.artifacts import read_quarantine, read_rows
 from schemas.manifest import Manifest
 from schemas.questions import CLEAR, ODD_TYPES, QUESTION_TYPES, TIERS, slug
@@ -24,13 +25,16 @@ from schemas.store import Store
 
 LOST = "Lost"
 """The label of an item in quarantine: not engaged, or, if it is clear, over-asked."""
+UNJUDGED = "Unjudged"
+"""The label of a reply that the judge failed on, which says nothing about the model: it counts in
+no rate, and their share is a metric of its own."""
 NUM_BOOTSTRAPS = 10_000
 CONFIDENCE = 0.95
 _SEED = 14_137
 
 
 class Judged(NamedTuple):
-    """One item with its verdict; `label` is a `schemas.questions.Label` or `LOST`."""
+    """One item with its verdict; `label` is a `schemas.questions.Label`, `LOST` or `UNJUDGED`."""
 
     row_id: str
     kind: str
@@ -63,7 +67,8 @@ def judged_items(store: Store, manifest: Manifest) -> Iterator[Judged]:
         yield Judged(row.row_id, row.kind, detail["label"], detail["judge"])
     for dropped in read_quarantine(store, manifest):
         item = PieRow.model_validate_json(dropped.payload)
-        yield Judged(item.row_id, item.question_type, LOST)
+        label = UNJUDGED if dropped.reason.startswith(JUDGE_FAILED) else LOST
+        yield Judged(item.row_id, item.question_type, label)
 
 
 def pie_metrics(name: str, items: Sequence[Judged]) -> dict[str, Metric]:
@@ -72,6 +77,9 @@ def pie_metrics(name: str, items: Sequence[Judged]) -> dict[str, Metric]:
     A kind without items has no metric; without odd items there is no AAR.
     """
     metrics: dict[str, Metric] = {}
+    if any(item.label == UNJUDGED for item in items):
+        metrics[f"{name}_unjudged"] = metric_of([float(item.label == UNJUDGED) for item in items])
+    items = _with_verdict(items)
     for kind in QUESTION_TYPES:
         if scores := [item.strict for item in items if item.kind == kind]:
             metrics[f"{name}_{slug(kind)}"] = metric_of(scores)
@@ -87,12 +95,16 @@ def pie_metrics(name: str, items: Sequence[Judged]) -> dict[str, Metric]:
 def pie_scores(name: str, items: Sequence[Judged]) -> dict[str, dict[str, float]]:
     """Metric -> row id -> score, for the metrics that are means over items: what a gate pairs."""
     scores: dict[str, dict[str, float]] = {}
-    for item in items:
+    for item in _with_verdict(items):
         scores.setdefault(f"{name}_{slug(item.kind)}", {})[item.row_id] = item.strict
         if item.kind != CLEAR:
             scores.setdefault(f"{name}_aar", {})[item.row_id] = item.strict
             scores.setdefault(f"{name}_aar_soft", {})[item.row_id] = item.soft
     return scores
+
+
+def _with_verdict(items: Sequence[Judged]) -> list[Judged]:
+    return [item for item in items if item.label != UNJUDGED]
 
 
 def count_labels(items: Sequence[Judged]) -> dict[str, Counts]:

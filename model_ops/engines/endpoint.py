@@ -7,6 +7,7 @@ refuses us or is down for everybody is a dead engine, not a thousand dropped row
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -172,10 +173,15 @@ def _to_sample(call: Generate, choice: Any) -> Sample:
 def choice_probs(choices: Sequence[str], text: str, tokens: Sequence[Any]) -> tuple[float, ...]:
     """Probability of each choice, from the first token's alternatives, renormalised.
 
-    Endpoints cannot be told to restrict a reply in a portable way, so an alternative counts for the
-    choices that begin with it (shared equally); without any, the text itself decides. Raises
-    `DropError` (`not_a_choice`) if neither names a choice.
+    Endpoints cannot be told to restrict a reply in a portable way: so the text has to begin with a
+    choice (in any case and quotes), or it is a `DropError` (`not_a_choice`), whatever stray
+    alternatives say. An alternative counts for the choices that begin with it (shared equally);
+    without any, the text alone decides.
     """
+    named = [bool(re.match(rf"\W*{re.escape(choice)}\b", text, re.IGNORECASE))
+             for choice in choices]
+    if not any(named):
+        raise DropError("not_a_choice", f"{text[:80]!r} is none of {', '.join(choices)}")
     weights = [0.0] * len(choices)
     for token in (tokens[0].top_logprobs or []) if tokens else []:
         word = token.token.strip().lower()
@@ -184,8 +190,5 @@ def choice_probs(choices: Sequence[str], text: str, tokens: Sequence[Any]) -> tu
         for i in matches:
             weights[i] += math.exp(token.logprob) / len(matches)
     if not sum(weights):
-        said = text.strip().lower()
-        weights = [float(said.startswith(choice.lower())) for choice in choices]
-    if not sum(weights):
-        raise DropError("not_a_choice", f"{text[:80]!r} is none of {', '.join(choices)}")
+        weights = [float(one) for one in named]
     return tuple(weight / sum(weights) for weight in weights)

@@ -1,12 +1,12 @@
 """Other people's instructions and preferences, one record at a time, in one form.
 
 Its one idea: whatever a file looks like, a record is a prompt with pictures and one or two replies.
-Parquet in TRL's layouts (`prompt` with `completion`, or with `chosen` and `rejected`; messages or
-plain text; `images` or `image`) is read here, the authors' JSON files and VLFeedback by `macaroon`.
+TRL's layouts (`prompt` with `completion`, or with `chosen` and `rejected`; messages or plain text;
+`images` or `image`), `messages` and LLaVA's `conversations` are read here, as Parquet, JSON or
+JSONL; the authors' files and VLFeedback by `macaroon`. Of a longer talk the last reply is learnt.
 What becomes of an example is left to `model_ops.mix`.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +14,23 @@ from typing import Any
 import fsspec
 import pyarrow.parquet as pq
 
-from model_ops.interop.macaroon import BadRecord, ImportedPair, read_pairs
+from model_ops.interop.macaroon import (
+    BadRecord,
+    ImportedPair,
+    Pictures,
+    bad_record,
+    image_of,
+    pair_of,
+    pictures_of,
+    records_of,
+)
 from model_ops.programs.calls import IMAGE, Message
 from schemas.errors import ConfigError, DropError
 
-_LAYOUTS = ({"prompt", "completion"}, {"prompt", "chosen", "rejected"})
-_COLUMNS = ("prompt", "completion", "chosen", "rejected", "images", "image")
+_LAYOUTS = ({"prompt", "completion"}, {"prompt", "chosen", "rejected"}, {"messages"})
+_COLUMNS = ("prompt", "completion", "chosen", "rejected", "messages", "images", "image")
+_ROLES = {"human": "user", "gpt": "assistant"}
+"""LLaVA's names for who speaks."""
 _BATCH = 64
 
 
@@ -63,15 +74,37 @@ def stamp(uri: str) -> list[str]:
 def read_examples(files: Sequence[str], images_uri: str | None) -> Iterator[Example | BadRecord]:
     """All records of *files* in order; those that cannot be used as `BadRecord`.
 
-    Reasons beside `macaroon.read_pairs`'s: `no_image`, `bad_message`, `empty_prompt`. Raises
-    `ConfigError` if a file cannot be read.
+    Reasons beside `macaroon.pair_of`'s: `bad_message`, `empty_prompt`. Raises `ConfigError` if a
+    file cannot be read.
     """
     for uri in files:
+        pictures = pictures_of(uri, images_uri)
         if uri.endswith(".parquet") and any(layout <= _columns(uri) for layout in _LAYOUTS):
-            yield from _parquet_examples(uri)
-            continue
-        for record in read_pairs(uri, images_uri):
-            yield _from_pair(record) if isinstance(record, ImportedPair) else record
+            records = _parquet_records(uri)
+        else:
+            records = records_of(uri)
+        for number, record in enumerate(records):
+            source = f"{uri}#{number}"
+            try:
+                yield _example(record, pictures, source)
+            except DropError as error:
+                yield bad_record(record, error, source)
+
+
+def _example(record: Any, pictures: Pictures, source: str) -> Example:
+    if isinstance(record, Mapping) and _is_instruction(record):
+        return _from_record(record, pictures, source)
+    return _from_pair(pair_of(record, pictures, source))
+
+
+def _is_instruction(record: Mapping[str, Any]) -> bool:
+    """Whether it is of one of the layouts that are read here."""
+    if any(layout <= record.keys() for layout in _LAYOUTS):
+        return True
+    turns = record.get("conversations")
+    return isinstance(turns, list) and bool(turns) and all(
+        isinstance(turn, Mapping) and turn.get("from") and isinstance(turn.get("value"), str)
+        for turn in turns)
 
 
 def _from_pair(pair: ImportedPair) -> Example:
@@ -88,33 +121,36 @@ def _columns(uri: str) -> set[str]:
         raise ConfigError(f"{uri} is not a Parquet file: {error}") from error
 
 
-def _parquet_examples(uri: str) -> Iterator[Example | BadRecord]:
+def _parquet_records(uri: str) -> Iterator[dict[str, Any]]:
     with fsspec.open(uri, "rb") as opened:
         file = pq.ParquetFile(opened)
         columns = [name for name in _COLUMNS if name in file.schema_arrow.names]
-        batches = file.iter_batches(_BATCH, columns=columns)
-        for number, record in enumerate(row for batch in batches for row in batch.to_pylist()):
-            source = f"{uri}#{number}"
-            try:
-                yield _from_record(record, source)
-            except DropError as error:
-                payload = json.dumps(record, default=lambda value: type(value).__name__)
-                yield BadRecord(payload, error, source)
+        for batch in file.iter_batches(_BATCH, columns=columns):
+            yield from batch.to_pylist()
 
 
-def _from_record(record: Mapping[str, Any], source: str) -> Example:
-    pictures = record.get("images") or [record.get("image")]
-    cells = [cell.get("bytes") if isinstance(cell, Mapping) else cell for cell in pictures]
-    images = tuple(cell for cell in cells if isinstance(cell, bytes))
-    if len(images) < len(cells):
-        raise DropError("no_image", "needs `images` (or `image`) with the pictures' bytes")
-    chosen = record.get("chosen") if "chosen" in record else record.get("completion")
+def _from_record(record: Mapping[str, Any], pictures: Pictures, source: str) -> Example:
     try:
-        return Example(_prompt(record["prompt"], len(images)), _reply(chosen),
+        prompt, reply = _talk(record)
+        cells = record.get("images") or [record.get("image")]
+        images = tuple(image_of(cell, pictures) for cell in cells)
+        return Example(_prompt(prompt, len(images)), _reply(reply),
                        _reply(record.get("rejected")), images, source)
     except (KeyError, TypeError, AttributeError) as error:
         raise DropError("bad_message", f"not TRL's messages: {type(error).__name__} "
                                        f"{error}") from error
+
+
+def _talk(record: Mapping[str, Any]) -> tuple[Any, Any]:
+    """What is said before the reply that is learnt, and that reply."""
+    if "prompt" in record:
+        return record["prompt"], record.get("chosen", record.get("completion"))
+    turns = record.get("messages") or [
+        {"role": _ROLES.get(turn["from"], turn["from"]), "content": turn["value"]}
+        for turn in record["conversations"]]
+    if turns[-1]["role"] != "assistant":
+        raise DropError("bad_message", "the last message is not the assistant's")
+    return turns[:-1], turns[-1:]
 
 
 def _prompt(said: Any, num_images: int) -> tuple[Message, ...]:

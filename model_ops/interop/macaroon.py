@@ -59,23 +59,16 @@ class BadRecord:
             payload=self.payload)
 
 
-def read_pairs(uri: str, images_uri: str | None) -> Iterator[ImportedPair | BadRecord]:
-    """The records of a JSON, JSONL or Parquet file as pairs, in order.
+def bad_record(record: Any, error: DropError, source: str) -> BadRecord:
+    """What cannot be used, without its pictures."""
+    return BadRecord(json.dumps(_without_bytes(record), default=str), error, source)
 
-    A record that cannot be used comes as a `BadRecord`, whose `row` goes to quarantine: reasons
-    `bad_json`, `unknown_layout`, `not_a_pair` (the multi-turn files), `empty_question`,
-    `empty_reply`, `too_few_ratings`, `tie`, `no_image`, `image_missing`. Images are looked for in
-    *images_uri* (else beside the file) under the record's path or the end of it, since the authors'
-    paths are their own machine's; whether they decode is checked when rows are written. Raises
-    `ConfigError` if the file cannot be read.
-    """
-    pictures = _Pictures(images_uri or uri.rpartition("/")[0] or ".")
-    for number, record in enumerate(_records(uri)):
-        source = f"{uri}#{number}"
-        try:
-            yield _pair(record, pictures, source)
-        except DropError as error:
-            yield BadRecord(json.dumps(_without_bytes(record), default=str), error, source)
+
+def pictures_of(uri: str, images_uri: str | None) -> "Pictures":
+    """Where the pictures of the file at *uri* are looked for: in *images_uri*, else beside it.
+
+    Under the record's path or the end of it, as the authors' paths are their own machine's."""
+    return Pictures(images_uri or uri.rpartition("/")[0] or ".")
 
 
 def rank_completions(completions: Any) -> tuple[str, str]:
@@ -155,7 +148,7 @@ def _record(row: PairRow, image: str, replies: Mapping[str, str]) -> dict[str, A
             "conversations": [{"value": text_of(users[-1:])}, {"value": dict(replies)}]}
 
 
-class _Pictures:
+class Pictures:
     """Reads images below a folder by a path that may begin with folders of another machine."""
 
     def __init__(self, uri: str) -> None:
@@ -180,8 +173,9 @@ class _Pictures:
         raise DropError("image_missing", f"{path} is not in {self._uri}")
 
 
-def _records(uri: str) -> Iterator[Any]:
-    """The file's records; a JSONL line that is no JSON comes as the text that it is."""
+def records_of(uri: str) -> Iterator[Any]:
+    """The file's records; a JSONL line that is no JSON comes as the text that it is. Raises
+    `ConfigError` if the file cannot be read."""
     try:
         if uri.endswith(".parquet"):
             with fsspec.open(uri, "rb") as file:
@@ -204,7 +198,12 @@ def _lines(text: str) -> Iterator[Any]:
                 yield line
 
 
-def _pair(record: Any, pictures: _Pictures, source: str) -> ImportedPair:
+def pair_of(record: Any, pictures: Pictures, source: str) -> ImportedPair:
+    """A record as a pair, or as half of one (split files).
+
+    `DropError`: `bad_json`, `unknown_layout`, `not_a_pair` (the multi-turn files),
+    `empty_question`, `empty_reply`, `too_few_ratings`, `tie`, `no_image`, `image_missing`.
+    """
     if isinstance(record, str):
         raise DropError("bad_json", record[:80])
     if not isinstance(record, Mapping):
@@ -238,9 +237,15 @@ def _conversation(turns: Any) -> tuple[Any, str | None, str | None]:
     return values[0], replies.get("preferred"), replies.get("rejected")
 
 
-def _image(record: Mapping[str, Any], pictures: _Pictures) -> bytes:
-    """The record's image: its bytes, or the file that `image` (VLFeedback: `img_path`) names."""
-    image = record.get("image") or record.get("img_path")
+def _image(record: Mapping[str, Any], pictures: Pictures) -> bytes:
+    """The record's image: `image` (VLFeedback: `img_path`)."""
+    return image_of(record.get("image") or record.get("img_path"), pictures)
+
+
+def image_of(image: Any, pictures: Pictures) -> bytes:
+    """An image as a record has it: its bytes, or the file that it names."""
+    if isinstance(image, bytes):
+        return image
     if isinstance(image, Mapping):
         if isinstance(image.get("bytes"), bytes):
             return bytes(image["bytes"])

@@ -75,7 +75,9 @@ class PairCurationConfig(Config):
     finds), for comparison; `max_per_type` and `include_clear` hold all the same."""
     drop_cut_off: bool = True
     """Drop pairs with a reply that was cut off (`cut_off`)."""
-    leak_pattern: str | None = r"criteri|as instructed|preferred response|the user\b|instruction"
+    leak_pattern: str | None = (
+        r"(these|this|given|following|above) criteri(a|on)\b|instructed|preferred response"
+        r"|the user\b|(my|the|your|these) instructions")
     """Drop pairs whose reply speaks of the instructions (`criteria_leak`)."""
     max_similarity: float = Field(default=0.9, gt=0, le=1)
     """Drop pairs whose replies are more alike than this (`equal_pair`; edit ratio)."""
@@ -102,6 +104,15 @@ class RewardWords(Config):
     """Before desired replies, and at inference."""
     bad: str = "bad"
     """Before undesired ones."""
+
+
+    @model_validator(mode="after")
+    def _two_words(self) -> "RewardWords":
+        words = [self.good, self.bad]
+        if self.good == self.bad or any(not word or word != word.strip() for word in words):
+            raise ValueError(f"reward_words {self.good!r} and {self.bad!r}: give two different "
+                             f"words, without space around them")
+        return self
 
 
 class ContrastiveStage(Config):

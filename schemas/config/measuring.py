@@ -44,8 +44,9 @@ class PieConfig(Config):
     """The criteria set: its rubrics, and the instructions of the `prompted` variant."""
     num_clear: int = Field(default=300, ge=0)
     """`Clear` questions beside the odd ones: how often is a plain question not simply answered?"""
-    reward: Literal["model", "good", "none", "bad"] = "model"
-    """The reward word before each question: what the model's manifest says (`model`), or this."""
+    reward: str = Field(default="model", pattern=r"^\w[\w.-]*$")
+    """What stands before each question: the reward word of the model's manifest (`model`), nothing
+    (`none`), or this word, such as `bad`: one of the stage's `reward_words`."""
     prompted: bool = False
     """Put the desired criterion into the prompt: the baseline without any training."""
     questions_uri: str | None = None
@@ -56,7 +57,7 @@ class PieConfig(Config):
 
     @property
     def variant(self) -> str:
-        """Part of the names: "" for the main run, else `good`, `none`, `bad`, `prompted`."""
+        """Part of the names: "" for the main run, else `none`, the word, `prompted`."""
         parts = ["" if self.reward == "model" else self.reward, "prompted" * self.prompted]
         return "-".join(part for part in parts if part)
 

@@ -82,6 +82,18 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _pie_asks_with_words_that_are_learnt(self) -> "RunConfig":
+        stages = [stage for stage in self.stages if stage.method == "contrastive"]
+        words = {word for stage in stages for word in (stage.reward_words.good,
+                                                       stage.reward_words.bad)}
+        for benchmark in self.evaluation.benchmarks:
+            reward = benchmark.pie.reward
+            if words and benchmark.kind == "pie" and reward not in {"model", "none", *words}:
+                raise ValueError(f"pie.reward {reward!r}: no stage learns that word; its words are "
+                                 f"{', '.join(sorted(words))}, or use 'model' or 'none'")
+        return self
+
+    @model_validator(mode="after")
     def _nursery_prompts_have_no_joint_mode(self) -> "RunConfig":
         plays = [stage.play for stage in self.stages if stage.method == "dialog"]
         plays += [b.play for b in self.evaluation.benchmarks if b.kind == "game"]

@@ -133,8 +133,9 @@ class MixConfig(Config):
     """What a stage learns from beside its own rows, so that it unlearns less."""
 
     uri: str
-    """Pairs or instructions: the authors' JSON layouts (pair, split), VLFeedback's, or Parquet with
-    `prompt`/`completion` or `prompt`/`chosen`/`rejected` and `images`. Or `stage://METHOD`: what
+    """Pairs or instructions as JSON, JSONL or Parquet: the authors' layouts (pair, split),
+    VLFeedback's, `prompt`/`completion`, `prompt`/`chosen`/`rejected`, `messages` or LLaVA's
+    `conversations`, with `images` or `image`. Or `stage://METHOD`: what
     the last earlier stage of that method has made in the same round."""
     images_uri: str | None = None
     """Folder of the pictures that JSON rows name."""

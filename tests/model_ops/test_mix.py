@@ -163,7 +163,7 @@ def test_what_cannot_be_used_is_quarantined_with_its_reason(local_store: Store,
     ids = frozenset({hashlib.sha256(held_out).hexdigest()})
     made = publish_mix(job(local_store, path, held_out=ids, max_pixels=100))
     reasons = Counter(row.reason for row in read_quarantine(local_store, made))
-    assert reasons == {"no_image": 1, "not_an_image": 1, "empty_completion": 1,
+    assert reasons == {"image_missing": 1, "not_an_image": 1, "empty_completion": 1,
                        "reward_word_leak": 1, "placeholder_mismatch": 1, "held_out_image": 1,
                        "empty_prompt": 1}
     funnel = dict(made.funnel)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from schemas.config import (
     BenchmarkConfig,
+    ContrastiveStage,
     DialogPlayConfig,
     DialogStage,
     EvaluationConfig,
@@ -82,3 +83,22 @@ def test_every_shipped_configuration_is_valid(repo: Path) -> None:
     assert len(paths) >= 4
     for path in paths:
         RunConfig.model_validate(yaml.safe_load(path.read_text("utf-8")))
+
+
+@pytest.mark.parametrize("words", [{"good": "x", "bad": "x"}, {"good": ""}, {"bad": " bad"}])
+def test_reward_words_are_two_words(words: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="give two different words"):
+        ContrastiveStage.model_validate({"reward_words": words})
+
+
+def test_pie_asks_with_the_words_that_a_stage_learns() -> None:
+    stage = {"method": "contrastive", "reward_words": {"good": "helpful", "bad": "poor"}}
+
+    def asking(reward: str) -> RunConfig:
+        return run(stages=[stage], evaluation={"benchmarks": [
+            {"kind": "pie", "images": FIELD, "pie": {"reward": reward}}]})
+
+    slugs = [asking(reward).evaluation.benchmarks[0].slug for reward in ("model", "none", "poor")]
+    assert slugs == ["field-pie", "field-pie-none", "field-pie-poor"]
+    with pytest.raises(ValidationError, match="no stage learns that word; its words are helpful"):
+        asking("bad")

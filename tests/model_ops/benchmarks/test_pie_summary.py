@@ -4,6 +4,7 @@ import pytest
 
 from model_ops.benchmarks.pie_summary import (
     LOST,
+    UNJUDGED,
     Counts,
     Judged,
     aar_metrics,
@@ -78,6 +79,17 @@ def test_what_is_lost_or_unreadable_is_not_engaged() -> None:
     assert "p_parse_error" not in pie_metrics("p", [item._replace(judge="rules")
                                                     for item in items])
     assert "p_overask" not in metrics and "p_false_premise" not in metrics
+
+
+def test_a_reply_without_a_verdict_says_nothing_about_the_model() -> None:
+    labels = ["True", UNJUDGED, "False", UNJUDGED]
+    items = [Judged(str(n), "False Premise", label, "endpoint") for n, label in enumerate(labels)]
+    metrics = pie_metrics("p", items)
+    assert (metrics["p_aar"].value, metrics["p_aar"].n) == (0.5, 2)
+    assert (metrics["p_unjudged"].value, metrics["p_unjudged"].n) == (0.5, 4)
+    assert pie_scores("p", items)["p_aar"] == {"0": 1.0, "2": 0.0}
+    assert set(pie_metrics("p", items[1:2])) == {"p_unjudged"}
+    assert "p_unjudged" not in pie_metrics("p", items[::2])
 
 
 def test_a_gate_pairs_item_by_item() -> None:

@@ -55,8 +55,11 @@ BAD: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("clear_left_out", CLEAR, {}, {"include_clear": True}),
     ("cut_off", ASKING, {"desired_finish": "length"}, {"drop_cut_off": False}),
     ("cut_off", ASKING, {"undesired_finish": "length"}, {"drop_cut_off": False}),
-    ("criteria_leak", ASKING, {"desired": "By the criterion: which one?"}, {"leak_pattern": None}),
+    ("criteria_leak", ASKING, {"desired": "By the given criterion: which one?"},
+     {"leak_pattern": None}),
     ("criteria_leak", ASKING, {"undesired": "AS INSTRUCTED, red."}, {"leak_pattern": None}),
+    ("criteria_leak", ASKING, {"desired": "Which one, by my instructions?"},
+     {"leak_pattern": None}),
     ("criteria_leak", ASKING, {"undesired": "The user wants red."}, {"leak_pattern": "xyz"}),
     ("equal_pair", ASKING, {"desired": f"{LONG} which?", "undesired": f"{LONG} what."},
      {"max_similarity": 1.0}),
@@ -84,6 +87,13 @@ def test_every_defect_has_its_reason_and_every_check_can_be_off(
     on = ALL.model_copy(update={"include_clear": reason != "clear_left_out"})
     assert reason_of(kind, on, **changes) == reason
     assert reason_of(kind, on.model_copy(update=off), **changes) is None
+
+
+@pytest.mark.parametrize("said", [
+    "What criteria should I use to judge whether it is big?", "By which criterion do you mean big?",
+    "There is an instruction manual on the table; which page?"])
+def test_a_question_for_a_standard_is_no_leak(said: str) -> None:
+    assert reason_of(ASKING, desired=said) is None
 
 
 @pytest.mark.parametrize("changes", [{"desired": ""}, {"undesired": " \n"}])

@@ -205,10 +205,21 @@ def test_choices_get_probabilities_from_the_first_token(server: Server) -> None:
     assert server.requests[0]["top_logprobs"] == 20
 
 
-def test_a_reply_that_is_no_choice_is_dropped(server: Server) -> None:
-    server.behave = lambda body, n: (200, completion("I cannot say"))
+@pytest.mark.parametrize("said", ["I cannot say", "not sure", "A reply. Flag: no", ""])
+def test_a_reply_that_is_no_choice_is_dropped_whatever_its_alternatives(
+    server: Server, said: str
+) -> None:
+    top = {said[:1] or "x": -0.01, "y": -9.0, " n": -12.0}
+    server.behave = lambda body, n: (200, completion(said, top))
     (outcome,) = play(server, look(sampling=Sampling(choices=("yes", "no"))))
     assert reason(outcome) == "not_a_choice"
+
+
+@pytest.mark.parametrize("said", ["No", "'no'", " NO.", "no, it is not"])
+def test_a_choice_may_be_dressed_up(server: Server, said: str) -> None:
+    server.behave = lambda body, n: (200, completion(said, {}))
+    (outcome,) = play(server, look(sampling=Sampling(choices=("yes", "no"))))
+    assert outcome.row.samples[0].text == "no"
 
 
 def test_a_schema_and_a_prefix_are_passed_on(server: Server) -> None:

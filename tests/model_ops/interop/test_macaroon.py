@@ -15,9 +15,12 @@ from deploy.cli import app
 from model_ops.interop.macaroon import (
     BadRecord,
     ImportedPair,
+    bad_record,
     export_pairs,
+    pair_of,
+    pictures_of,
     rank_completions,
-    read_pairs,
+    records_of,
 )
 from schemas.artifacts import publish, write_shard
 from schemas.errors import ConfigError, DropError
@@ -60,6 +63,17 @@ def pair(image: str, question: str = "Which one?", **replies: str) -> dict[str, 
             "conversations": [{"value": question}, {"value": replies}]}
 
 
+def read_pairs(uri: str, images_uri: str | None) -> list[ImportedPair | BadRecord]:
+    pictures, found = pictures_of(uri, images_uri), []
+    for number, record in enumerate(records_of(uri)):
+        source = f"{uri}#{number}"
+        try:
+            found.append(pair_of(record, pictures, source))
+        except DropError as error:
+            found.append(bad_record(record, error, source))
+    return found
+
+
 def good(found: list[ImportedPair | BadRecord]) -> list[ImportedPair]:
     return [each for each in found if isinstance(each, ImportedPair)]
 
@@ -72,7 +86,7 @@ def test_pair_files_are_read_with_the_authors_private_paths(folder: Path) -> Non
     uri = save(folder, "preference_dataset.json", [
         pair("/home/them/MACAROON/images/a.png", preferred="Which?", rejected="Red."),
         pair("images/vg/b.png", "Is it big?", preferred="Big for what?", rejected="Yes.")])
-    first, second = good(list(read_pairs(uri, None)))
+    first, second = good(read_pairs(uri, None))
     assert first == ImportedPair("Which one?", picture("red"), "Which?", "Red.", f"{uri}#0")
     assert (second.question, second.image, second.source) == (
         "Is it big?", picture("blue"), f"{uri}#1")
@@ -83,7 +97,7 @@ def test_split_files_have_one_reply_a_record(folder: Path) -> None:
     for record in records:
         record.pop("id")
     uri = save(folder, "preference_dataset_seperate.json", records)
-    found = good(list(read_pairs(uri, str(folder / "images"))))
+    found = good(read_pairs(uri, str(folder / "images")))
     assert [(each.chosen, each.rejected) for each in found] == [("Which?", None), (None, "Red.")]
 
 
@@ -94,7 +108,7 @@ def test_every_record_that_cannot_be_used_says_why(folder: Path) -> None:
         pair("a.png", " ", preferred="x"), pair("a.png", preferred="x", rejected=" "),
         pair("", preferred="x"), pair("gone.png", preferred="x"), pair("../../a.png",
                                                                       preferred="x")])
-    found = list(read_pairs(uri, str(folder / "images")))
+    found = read_pairs(uri, str(folder / "images"))
     assert reasons(found) == [
         "bad_json", "unknown_layout", "unknown_layout", "not_a_pair", "not_a_pair", "not_a_pair",
         "empty_question", "empty_reply", "no_image", "image_missing"]
@@ -110,7 +124,7 @@ def test_a_file_that_cannot_be_read_says_so(folder: Path) -> None:
     (folder / "x.json").write_text("[{")
     for name in ("x.parquet", "x.json", "nowhere.json"):
         with pytest.raises(ConfigError, match=f"{name} cannot be read"):
-            list(read_pairs(str(folder / name), None))
+            read_pairs(str(folder / name), None)
 
 
 def rated(response: str, *ratings: str) -> dict[str, Any]:
@@ -145,7 +159,7 @@ def test_vlfeedback_is_read_as_its_authors_publish_it(folder: Path, name: str) -
     if name.endswith("parquet"):
         records = [{**record, "image": {"bytes": picture("green"), "path": None}}
                    for record in records]
-    found = list(read_pairs(save(folder, name, records), str(folder / "images")))
+    found = read_pairs(save(folder, name, records), str(folder / "images"))
     [kept] = good(found)
     assert (kept.question, kept.chosen, kept.rejected) == ("What?", "good", "bad")
     assert kept.image == picture("green" if name.endswith("parquet") else "red")
@@ -182,11 +196,11 @@ def test_our_pairs_survive_the_way_there_and_back(store: Store, tmp_path: Path) 
     there = str(tmp_path / "out")
     assert export_pairs(store, published(store, ROWS), there) == (3, 2)
     assert sorted(p.name for p in Path(there, "images").iterdir()) == ["aa.png", "bb.jpg"]
-    back = good(list(read_pairs(f"{there}/preference_dataset.json", None)))
+    back = good(read_pairs(f"{there}/preference_dataset.json", None))
     assert [(each.question, each.image, each.chosen, each.rejected) for each in back] == [
         (f"Is it big {n}?", row.images[0].bytes, f"Big “für” whom {n}?", f"Yes {n}.")
         for n, row in enumerate(ROWS)]
-    halves = good(list(read_pairs(f"{there}/preference_dataset_seperate.json", None)))
+    halves = good(read_pairs(f"{there}/preference_dataset_seperate.json", None))
     assert [(each.chosen is None, each.rejected is None) for each in halves] == [
         (False, True), (True, False)] * 3
     written = json.loads(Path(there, "preference_dataset.json").read_text())
@@ -201,7 +215,7 @@ def test_our_pairs_survive_the_way_there_and_back(store: Store, tmp_path: Path) 
 def test_pairs_are_exported_to_a_bucket_and_read_from_it(s3_root: str) -> None:
     store, there = Store(s3_root), f"{s3_root}/out"
     assert export_pairs(store, published(store, ROWS), there) == (3, 2)
-    back = list(read_pairs(f"{there}/preference_dataset.json", None))
+    back = read_pairs(f"{there}/preference_dataset.json", None)
     assert [each.image for each in good(back)] == [row.images[0].bytes for row in ROWS]
 
 
