@@ -34,6 +34,13 @@ class Rewards(NamedTuple):
     rejected: float
 
 
+class Steps(NamedTuple):
+    """A quantity over the optimizer steps of one round: (step, value), in order."""
+
+    round: int
+    points: Sequence[tuple[int, float]]
+
+
 class Scale(NamedTuple):
     """A linear map from [low, high] to pixels [start, end]."""
 
@@ -85,6 +92,25 @@ def reward_chart(rewards: Sequence[Rewards]) -> Markup:
         parts += [f"<g><title>round {number}, {side}: {value:.4f}</title>"
                   f'<circle class="dot {side}" cx="{x(number)}" cy="{y(value)}" r="4.2"/></g>'
                   for number, value in marks]
+    return _svg(WIDTH, HEIGHT, "chart", parts)
+
+
+def step_chart(lines: Sequence[Steps]) -> Markup:
+    """A line a round over optimizer steps; the older the round, the paler its line."""
+    values = [value for line in lines for _, value in line.points]
+    last = max(line.points[-1][0] for line in lines)
+    levels = ticks(min(values), max(values))
+    y = Scale(levels[0], levels[-1], HEIGHT - BOTTOM, TOP)
+    x = Scale(0, last, LEFT + 12, WIDTH - RIGHT - 12)
+    ends = ((0, "step 0"), (last, str(last)))
+    parts = [*_grid(levels, y), *(
+        f'<text class="tick mid" x="{x(step)}" y="{HEIGHT - 8}">{label}</text>'
+        for step, label in ends)]
+    for age, line in enumerate(reversed(lines)):
+        at = " ".join(f"{x(step)},{y(value)}" for step, value in line.points)
+        opacity = max(0.25, 1 - 0.3 * age)
+        parts.append(f'<g opacity="{opacity:.2f}"><title>round {line.round}</title>'
+                     f'<polyline class="line" points="{at}"/></g>')
     return _svg(WIDTH, HEIGHT, "chart", parts)
 
 

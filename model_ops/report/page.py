@@ -20,6 +20,7 @@ from model_ops.report import wording
 from model_ops.report.charts import Point, interval_strip, line_chart
 from model_ops.report.engagement import pie_views
 from model_ops.report.history import History, read_history
+from model_ops.report.learning import training_curves
 from model_ops.report.pairs import PairStage, pair_stages
 from model_ops.report.samples import StageSample, collect
 from model_ops.report.search_tree import SearchStage, iterations, search_stages
@@ -112,6 +113,7 @@ def _sections(store: Store, history: History) -> dict[str, Any]:
         "funnels": _funnels(history),
         "productions": productions,
         "started": _started(productions),
+        "training": training_curves(store, history),
         "engagement": pie_views(store, history),
         "bars": bars,
         "steps": list(dict.fromkeys(step for bar in bars for step in bar.seconds)),

@@ -69,13 +69,27 @@ def make_trainer(job: TrainJob, config: DpoConfig, start: Start, session: Sessio
     if job.reference is not None or config.adapter == "full":
         folder = fetch_model(job.store, job.reference) if job.reference else start.folder
         reference = load_model(folder, config, start.dtype).requires_grad_(False)
-    return DPOTrainer(
+    trainer = DPOTrainer(
         model=load_model(start.folder, config, start.dtype), ref_model=reference,
         args=arguments(job, config, start.dtype, session.scratch / "trainer"),
         train_dataset=start.rows, processing_class=start.processor,
         data_collator=PairCollator(start.processor, job.reward_word),
         peft_config=adapter(config), callbacks=[session_callback(job, session)],
     )
+    _check_precision(trainer)
+    return trainer
+
+
+def _check_precision(trainer: DPOTrainer) -> None:
+    """Steps of 1e-7 are lost on weights of 16 bits: those that are trained have to have 32."""
+    import torch
+
+    coarse = [name for name, weight in trainer.model.named_parameters()
+              if weight.requires_grad and weight.dtype != torch.float32]
+    if coarse:
+        raise TrainingError(f"{len(coarse)} of the trained weights are not float32 (such as "
+                            f"{coarse[0]}): this version of peft or TRL does not keep adapters in "
+                            f"float32, use the locked ones")
 
 
 def arguments(job: TrainJob, config: DpoConfig, dtype: torch.dtype, output: Path) -> TrlConfig:

@@ -2,16 +2,20 @@
 round; caption length beside every CHAIR figure."""
 
 import html
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from model_ops.report.charts import Rewards, reward_chart
+from model_ops.report.charts import Rewards, Steps, reward_chart, step_chart
 from model_ops.report.history import read_history
+from model_ops.report.learning import training_curves
 from model_ops.report.page import render
 from model_ops.report.search_tree import iterations, search_stages
 from model_ops.tables import rounds_table
+from model_ops.training.job import Step
+from model_ops.training.launch import metrics_path
 from schemas.artifacts import publish, read_manifest, read_rows, write_shard
 from schemas.champion import read_champion
 from schemas.manifest import Manifest
@@ -162,3 +166,23 @@ def test_a_root_of_games_has_no_such_section(tmp_path: Path) -> None:
 def test_one_round_of_rewards_can_be_drawn() -> None:
     chart = reward_chart([Rewards(1, -0.4, -0.4)])
     assert chart.count("<circle") == 2 and "nan" not in chart
+
+
+def test_training_is_drawn_step_by_step(one_round: Store) -> None:
+    assert 'id="training"' not in render(one_round)
+    steps = [Step(1, 4, 0.2, 0.693, 1e-7, 1.0, 2.0, 0.5, 0.0),
+             Step(4, 4, 1.0, 0.412, 1e-7, 1.0, 2.0, 0.875, 0.3)]
+    lines = "".join(json.dumps(step._asdict()) + "\n" for step in steps)
+    one_round.write_bytes(metrics_path(f"{STAGE}/model"), lines.encode())
+    curves = training_curves(one_round, read_history(one_round))
+    assert [(curve.name, curve.latest) for curve in curves] == [
+        ("loss", 0.412), ("reward accuracy (dpo)", 0.875), ("reward margin (dpo)", 0.3)]
+    assert all(str(curve.drawing).count("<polyline") == 1 for curve in curves)
+    shown = words(render(one_round))
+    assert "Training, step by step" in shown and "00-calibrated: reward margin (dpo) 0.300" in shown
+
+
+def test_older_rounds_have_paler_lines() -> None:
+    drawn = str(step_chart([Steps(1, [(1, 0.7), (9, 0.5)]), Steps(2, [(1, 0.6), (8, 0.3)])]))
+    newer, older = 'opacity="1.00"><title>round 2', 'opacity="0.70"><title>round 1'
+    assert 0 < drawn.index(newer) < drawn.index(older)

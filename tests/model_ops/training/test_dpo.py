@@ -65,6 +65,19 @@ def test_sigmoid_and_sft_add_up_as_by_hand(make_job: MakeJob, tmp_path: Path,
     assert found == pytest.approx(float(expected), abs=1e-5)
 
 
+def test_the_adapter_of_a_16_bit_model_has_32_bits(make_job: MakeJob, tmp_path: Path) -> None:
+    """methods/calibrated_csr.md, section 3: updates of 1e-7 are rounded away in bfloat16."""
+    import torch
+
+    job = make_job(objective="dpo", preset="csr")
+    job = replace(job, model=job.model.model_copy(update={"dtype": "bfloat16"}))
+    assert isinstance(job.config, DpoConfig)
+    session = LocalSession(tmp_path)
+    model = dpo.make_trainer(job, job.config, begin(job, session), session).model
+    types = {weight.requires_grad: weight.dtype for weight in model.parameters()}
+    assert types == {True: torch.float32, False: torch.bfloat16}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("adapter", [{}, LORA], ids=["full", "lora"])
 def test_it_starts_at_ln_2_and_moves(make_job: MakeJob, tmp_path: Path,

@@ -22,6 +22,10 @@ DPO = {"beta": 0.1, "loss_types": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]
        "learning_rate": 5e-5, "batch_size": 1, "gradient_accumulation": 128, "epochs": 1,
        "adapter": "lora"}
 """Section 4.2."""
+CSR = {"beta": 0.1, "loss_types": ["sigmoid"], "adapter": "lora", "lora_r": 128, "lora_alpha": 256,
+       "learning_rate": 1e-7, "warmup_ratio": 0.03, "weight_decay": 0.0, "batch_size": 1,
+       "gradient_accumulation": 1, "epochs": 1}
+"""methods/calibrated_csr.md, section 3."""
 FIXED = {"warmup_ratio": 0.03, "warmup_steps": None, "max_grad_norm": 1.0, "max_steps": None,
          "weight_decay": 0.0, "lora_dropout": 0.0}
 """Section 9.1."""
@@ -34,6 +38,7 @@ def values(config: TrainConfig, names: dict[str, Any]) -> dict[str, Any]:
 def test_the_documented_numbers() -> None:
     assert values(CrlConfig(preset="paper"), CRL) == CRL
     assert values(DpoConfig(preset="paper"), DPO) == DPO
+    assert values(DpoConfig(preset="csr"), CSR) == CSR
     assert values(CrlConfig(), FIXED) == FIXED
     assert CrlConfig().preset == DpoConfig().preset == "fixed"
     assert DpoConfig().loss_types == ["sigmoid"]
