@@ -265,6 +265,7 @@ def _refuse(*_: object, **__: object) -> None:
     raise PermissionError("403")
 
 
+@pytest.mark.slow
 def test_no_model_is_loaded(repo: Path, tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(yaml.safe_dump(nursery(tmp_path).model_dump(mode="json")))

@@ -117,6 +117,7 @@ def test_a_set_is_a_benchmark_and_a_file_of_questions(tmp_path: Path) -> None:
         row.question for row in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("world")
 def test_photographs_are_named_as_the_authors_name_theirs(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()

@@ -50,6 +50,7 @@ def test_players_who_answer_by_coin_win_one_game_in_n(
     assert {row.stop_reason for row in played} == {"max_turns"}
 
 
+@pytest.mark.slow
 @BOTH
 def test_noise_lies_between_and_costs_turns(rules: DialogPlayConfig) -> None:
     played = transcripts(games(300), rules, Bayesians(flip=0.15))
