@@ -231,10 +231,11 @@ def test_an_endpoint_that_misbehaves_costs_its_items_and_nothing_else(
     assert sum("false premise" in json.dumps(body) for body in server.requests) == 4, "one retry"
     metrics = summarise(local_store, {"field-pie": done})
     aar = metrics["field/pie_aar"]
-    assert (aar.n, aar.value) == (8, 3 / 8)
+    assert (aar.n, aar.value) == (4, 3 / 4), "what nobody judged says nothing"
     assert metrics["field/pie_parse_error"].value == pytest.approx(1 / 8)
     assert metrics["field/pie_clear"].value == 1 - metrics["field/pie_overask"].value == 1.0
-    assert len(item_scores(local_store, {"field-pie": done})["field/pie_aar"]) == 8
+    assert len(item_scores(local_store, {"field-pie": done})["field/pie_aar"]) == 4
+    assert metrics["field/pie_unjudged"].value == pytest.approx(4 / 12)
 
 
 def test_an_endpoint_seat_has_its_own_url_beside_the_pools_engine(local_store: Store) -> None:

@@ -69,13 +69,13 @@ def test_the_adapter_of_a_16_bit_model_has_32_bits(make_job: MakeJob, tmp_path: 
     """methods/calibrated_csr.md, section 3: updates of 1e-7 are rounded away in bfloat16."""
     import torch
 
-    job = make_job(objective="dpo", preset="csr")
+    job = make_job(objective="dpo", preset="csr", adapter="lora")
     job = replace(job, model=job.model.model_copy(update={"dtype": "bfloat16"}))
     assert isinstance(job.config, DpoConfig)
     session = LocalSession(tmp_path)
     model = dpo.make_trainer(job, job.config, begin(job, session), session).model
-    types = {weight.requires_grad: weight.dtype for weight in model.parameters()}
-    assert types == {True: torch.float32, False: torch.bfloat16}
+    types = {(weight.requires_grad, weight.dtype) for weight in model.parameters()}
+    assert types == {(True, torch.float32), (False, torch.bfloat16)}
 
 
 @pytest.mark.slow
