@@ -1,19 +1,20 @@
-"""The nursery's two domains: how far the pictures of each vary, and in what.
+"""The nursery's domains: how far the pictures of each vary, and in what.
 
-The tiny models are pre-trained on `home`. `field` is the shift that they meet in use: its scenes
-are drawn by the same code, only from wider and other ranges.
+The tiny models are pre-trained on `home`. `field` and `dusk` are shifts that they meet in use: their
+scenes are drawn by the same code, only from wider and other ranges. In the haze of `field` the
+models see things where there are none; in `dusk` they miss things and take one for another.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-Domain = Literal["home", "field"]
+Domain = Literal["home", "field", "dusk"]
 
 
 @dataclass(frozen=True, slots=True)
 class Ranges:
-    """What the pictures of a domain vary in, and how far. The field's are the shift."""
+    """What the pictures of a domain vary in, and how far."""
 
     num_things: tuple[tuple[int, float], ...]
     held_out: bool
@@ -27,6 +28,8 @@ class Ranges:
     noise: tuple[float, float]
     haze: tuple[float, float]
     bars: float
+    gamma: tuple[float, float] = (1.0, 1.0)
+    exposure: tuple[float, float] = (1.0, 1.0)
 
 
 HOME = Ranges(
@@ -57,6 +60,7 @@ FIELD = Ranges(
     haze=(0.2, 0.6),
     bars=0.3,
 )
+DUSK = replace(FIELD, haze=(0.0, 0.0), noise=(0.0, 2.0), gamma=(1.8, 2.4), exposure=(0.3, 0.7))
 HAZE = 235.0
 """Grey level of haze, 0 to 255."""
-RANGES: Mapping[Domain, Ranges] = {"home": HOME, "field": FIELD}
+RANGES: Mapping[Domain, Ranges] = {"home": HOME, "field": FIELD, "dusk": DUSK}

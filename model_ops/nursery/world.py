@@ -3,7 +3,8 @@
 A picture is 48 x 48 RGB, a 3 x 3 grid with at most one thing in a cell. `home` is the domain
 the tiny models are pre-trained on; `field` is the same world under a covariate shift: haze, more
 things, textured ground, a tint, noise, bars in front, and the colour-shape pairs that home never
-shows. Facts are for measuring; methods see pixels only. Questions are grammar.py's.
+shows; `dusk` is the field in too little light instead of haze. Facts are for measuring; methods
+see pixels only. Questions are grammar.py's.
 """
 
 import io
@@ -83,6 +84,9 @@ class Light:
     noise: float
     haze: float = 0.0
     """How much of the scene is lost in white haze: 0 none, 1 all."""
+    gamma: float = 1.0
+    exposure: float = 1.0
+    """What the sensor makes of a level in [0, 1]: exposure * level ** gamma."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +195,10 @@ def render(scene: Scene) -> Picture:
     light = scene.light
     canvas = (canvas - 110.0) * light.contrast + 110.0
     canvas = canvas * np.asarray(light.gain, dtype=np.float32)
-    canvas = canvas + light.haze * (HAZE - canvas) + light.noise * unit_noise(scene.seed)
+    canvas = canvas + light.haze * (HAZE - canvas)
+    if (light.gamma, light.exposure) != (1.0, 1.0):
+        canvas = 255.0 * light.exposure * (canvas.clip(0, 255) / 255.0) ** light.gamma
+    canvas = canvas + light.noise * unit_noise(scene.seed)
     return canvas.clip(0, 255).astype(np.uint8)
 
 
@@ -264,7 +271,11 @@ def _sample_light(rng: random.Random, ranges: Ranges) -> Light:
     contrast, noise, haze = (
         rng.uniform(*span) for span in (ranges.contrast, ranges.noise, ranges.haze)
     )
-    return Light((red, green, blue), contrast, noise, haze)
+    gamma, exposure = (
+        span[0] if span[0] == span[1] else rng.uniform(*span)
+        for span in (ranges.gamma, ranges.exposure)
+    )
+    return Light((red, green, blue), contrast, noise, haze, gamma, exposure)
 
 
 def _sample_bars(rng: random.Random, ranges: Ranges) -> tuple[Bar, ...]:

@@ -18,7 +18,7 @@ class ImagesConfig(Config):
     """Where the unlabelled images come from."""
 
     uri: str = "nursery://field"
-    """A folder or bucket of pictures, or `nursery://home` / `nursery://field` (made here)."""
+    """A folder or bucket of pictures, or `nursery://home`, `field`, `dusk` (made here)."""
     limit: int | None = Field(default=None, ge=1)
     """Use at most this many images (required for the nursery)."""
     seed: int = 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model_ops.looks import look_at
 from model_ops.nursery.domains import Domain
 from model_ops.nursery.sprites import CELL
 from model_ops.nursery.world import (
@@ -22,8 +23,8 @@ from model_ops.nursery.world import (
     to_png,
 )
 
-DOMAINS: tuple[Domain, Domain] = ("home", "field")
-PICTURE_SUMS = {"home": 7560886, "field": 18453815}
+DOMAINS: tuple[Domain, ...] = ("home", "field", "dusk")
+PICTURE_SUMS = {"home": 7560886, "field": 18453815, "dusk": 1587674}
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -68,6 +69,14 @@ def test_home_facts_are_in_the_pixels() -> None:
                 y, x = top + CELL // 2 + thing.offset[0], left + CELL // 2 + thing.offset[1]
                 seen = picture[y - 1 : y + 1, x - 1 : x + 1].mean(axis=(0, 1))
                 assert list(PALETTE)[abs(palette - seen).sum(axis=1).argmin()] == thing.colour
+
+
+def test_dusk_is_dark_and_stretching_takes_it_away() -> None:
+    pictures = [Image.fromarray(render(sample_scene(seed, "dusk"))) for seed in range(20)]
+    levels = [np.asarray(picture).max() for picture in pictures]
+    stretched = [np.asarray(look_at(picture, "stretched")).max() for picture in pictures]
+    assert max(levels) < 0.75 * 255
+    assert min(stretched) > 0.9 * 255
 
 
 def test_facts_are_json_and_complete() -> None:
