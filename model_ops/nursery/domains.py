@@ -1,8 +1,8 @@
 """The nursery's domains: how far the pictures of each vary, and in what.
 
-The tiny models are pre-trained on `home`. `field` and `dusk` are shifts that they meet in use: their
-scenes are drawn by the same code, only from wider and other ranges. In the haze of `field` the
-models see things where there are none; in `dusk` they miss things and take one for another.
+The tiny models are pre-trained on `home`. `field` and `dusk` are shifts that they meet in use:
+their scenes are drawn by the same code, only from wider and other ranges. In the haze of `field`
+the models see things where there are none; in `dusk` they miss things and mistake them.
 """
 
 from collections.abc import Mapping

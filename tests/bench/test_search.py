@@ -1,6 +1,6 @@
 """(h) Search: its searches/s as a share of vLLM's own offline speed, and CLIP encodes an image.
-(i) The same against the reference's way (`reference_search`), which takes one node at a time: on the
-demo's model, and on the same model with as many image tokens as the reference's (`many_image_tokens`).
+(i) The same against the reference's way (`reference_search`), which takes one node at a time: on
+the demo's model, and on it with as many image tokens as the reference's has (`many_image_tokens`).
 
 A search is what the program `search` makes of a description: a tree of sentences, each with its
 log-probability and its cosine, at the settings of nursery-calibrated.yaml; one search for each of
