@@ -190,7 +190,9 @@ def _judge_unanswerable(question: str, reply: str, scene: Scene) -> Label:
 
 def _judge_ambiguous(question: str, reply: str, scene: Scene) -> Label:
     if _asks(reply) and "which" in reply.split():
-        return "True"
+        asked = set((_asked_noun(question) or "").split())
+        named = {word for word in reply.split() if word in (*COLOURS, *SHAPES)}
+        return "True" if not named or named & asked else "False"
     fitting = things_described(_asked_noun(question) or "thing", scene)
     values = {_value_asked(question, thing) for thing in fitting}
     given = set(reply.removesuffix(" .").split(" and "))
