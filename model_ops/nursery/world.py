@@ -197,7 +197,8 @@ def render(scene: Scene) -> Picture:
     canvas = canvas * np.asarray(light.gain, dtype=np.float32)
     canvas = canvas + light.haze * (HAZE - canvas)
     if (light.gamma, light.exposure) != (1.0, 1.0):
-        canvas = 255.0 * light.exposure * (canvas.clip(0, 255) / 255.0) ** light.gamma
+        dimmed = 255.0 * light.exposure * (canvas.clip(0, 255) / 255.0) ** light.gamma
+        canvas = dimmed.astype(np.float32)
     canvas = canvas + light.noise * unit_noise(scene.seed)
     return canvas.clip(0, 255).astype(np.uint8)
 
