@@ -88,9 +88,11 @@ class ReferenceSearch:
             for node in active:
                 node.children = self._continue(prompt, picture, node)
                 grown += [child for child in node.children if not child.is_final]
-            grown.sort(key=lambda child: -child.score)
-            worst = max(settings.keep_top, len(grown) - settings.keep_bottom)
-            active = grown[:settings.keep_top] + grown[worst:]
+            if len(grown) >= settings.num_continuations:
+                grown.sort(key=lambda child: -child.score)
+                worst = max(settings.keep_top, len(grown) - settings.keep_bottom)
+                grown = grown[:settings.keep_top] + grown[worst:]
+            active = grown
         return root
 
     def _continue(self, prompt: str, picture: Any, node: Node) -> list[Node]:
