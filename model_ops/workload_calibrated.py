@@ -1,8 +1,9 @@
 """How many calls and tokens the calibrated method and the benchmarks POPE and CHAIR will take.
 
 As in `workload`, what only a run can tell is a named assumption. Per search of D sentences: one
-call at the first, one per kept prefix at each further one, each for k continuations; the scorer is
-called once a level and encodes the image once a search.
+call at the first, one per kept prefix at each further one, each for k continuations, and all of
+them again in each further look; the scorer is called once a level and encodes the image once a
+search.
 """
 
 from model_ops.workload import WORDINGS, Calls, Lesson, mixed, num_steps
@@ -39,10 +40,11 @@ def search_calls(
     said = min(SENTENCE_TOKENS[prompts], settings.max_sentence_tokens)
     shared = DESCRIBE_TOKENS[prompts] + image_tokens
     before = said * kept * depth * (depth - 1) / 2
+    times = num * (1 + len(settings.looks))
     return [
-        Calls(step="search", calls=num * asked,
-              prompt_tokens=round(num * (asked * shared + before)),
-              output_tokens=num * asked * settings.num_continuations * said),
+        Calls(step="search", calls=times * asked,
+              prompt_tokens=round(times * (asked * shared + before)),
+              output_tokens=times * asked * settings.num_continuations * said),
         Calls(step="score", calls=num * depth, prompt_tokens=0, output_tokens=0),
     ]
 

@@ -12,7 +12,7 @@ from PIL import Image
 from model_ops.estimate import NURSERY_IMAGE_TOKENS, Estimate, estimate
 from model_ops.images import import_images
 from model_ops.workload import WORDINGS, Calls, kept_games, mean_turns, play_calls
-from model_ops.workload_calibrated import DESCRIBE_TOKENS
+from model_ops.workload_calibrated import DESCRIBE_TOKENS, search_calls
 from model_ops.workload_contrastive import contrastive_calls
 from schemas.config import (
     BenchmarkConfig,
@@ -294,6 +294,11 @@ def test_a_calibrated_stage_with_pope_and_chair_is_counted(tmp_path: Path) -> No
     assert search.output_tokens == 200 * 7 * 5 * 5 and score.output_tokens == 0
     shared = DESCRIBE_TOKENS["nursery"] + NURSERY_IMAGE_TOKENS
     assert search.prompt_tokens == 200 * (7 * shared + 3 * 5 + 3 * 10)
+    looked = stage.model_copy(update={"search": stage.search.model_copy(
+        update={"looks": ["stretched", "dimmed"]})})
+    assert search_calls(looked, 200, NURSERY_IMAGE_TOKENS, "nursery") == [Calls(
+        step="search", calls=3 * search.calls, prompt_tokens=3 * search.prompt_tokens,
+        output_tokens=3 * search.output_tokens), score]
     assert (plan.training_rows, plan.training_steps) == (190, 19)
     pope, chair = plan.benchmarks
     assert (pope.name, pope.items) == ("field/pope", 3 * 6 * 200)
