@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from model_ops.curation.ranking import mean_logprob, node_costs, path_costs
 from model_ops.programs.calls import Sample
-from model_ops.programs.sentences import drop_reason, is_unfinished, says_something
+from model_ops.programs.sentences import drop_reason, had_ended, is_unfinished, says_something
 from schemas.config import SearchConfig
 from schemas.searches import SearchNode
 
@@ -24,11 +24,14 @@ class Continuation:
     parent: int
     sample: Sample
     look: str = ""
+    is_closed: bool = False
+    """It ended at a full stop after a digit, as what came next has shown."""
 
     @property
     def is_open(self) -> bool:
         """Whether it stopped at a full stop that ends no sentence."""
-        return self.sample.stopped_by is not None and is_unfinished(self.sample.text.rstrip())
+        return (not self.is_closed and self.sample.stopped_by is not None
+                and is_unfinished(self.sample.text.rstrip()))
 
     @property
     def ending(self) -> str:
@@ -38,8 +41,11 @@ class Continuation:
         return "eos" if self.sample.stopped_by is None else "sentence"
 
     def followed_by(self, more: Sample) -> "Continuation":
-        """The same with what the model said next: one sentence."""
+        """The same with what the model said next: one sentence; without it, where that is the
+        next one's beginning (which is sampled anew, by as many as any other)."""
         sample = self.sample
+        if had_ended(sample.text, more.text):
+            return replace(self, is_closed=True)
         return replace(self, sample=replace(
             more, text=sample.text + more.text, logprob=sample.logprob + more.logprob,
             num_tokens=sample.num_tokens + more.num_tokens))

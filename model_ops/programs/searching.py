@@ -51,7 +51,7 @@ def _continue(
     item: DescriptionRow, tree: SearchTree, active: Sequence[int], context: SearchContext
 ) -> Program[list[Continuation]]:
     """All prefixes' continuations in every light, each up to its sentence's end. One that stopped
-    at a full stop that is none goes on, as long as the sentence has tokens left."""
+    at a full stop that may be none goes on, as long as the sentence has tokens left."""
     num, limit = context.settings.num_continuations, context.settings.max_sentence_tokens
     asked = [(node_id, look) for node_id in active for look in ("", *context.settings.looks)]
     replies = yield from generate_all(

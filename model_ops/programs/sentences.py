@@ -2,7 +2,8 @@
 
 methods/calibrated_csr.md, section 2.2 (the reference's clean-up, written anew). Its one idea: the
 engine stops at every sentence end, and a text tells by itself whether that was one; a full stop
-after a digit ("3.5"), a single letter ("U.S.", "e.g.") or an abbreviation ("Dr.") was not.
+after a single letter ("U.S.", "e.g.") or an abbreviation ("Dr.") was not, and after a digit what
+follows tells ("3.5", "There are 3. A dog"; a number alone is a list's: "1. A dog").
 """
 
 import re
@@ -15,6 +16,8 @@ _ABBREVIATIONS = ("Mr", "Mrs", "Ms", "Dr", "St", "Mt", "Prof", "Sr", "Jr", "Rev"
                   "Corp", "Co", "vs", "approx", "incl")
 _UNFINISHED = re.compile(
     rf"(?:\d|(?<![\w'\u2019])(?:(?:[^\W\d_]\.)*[^\W\d_]|{'|'.join(_ABBREVIATIONS)}))\.$")
+_NUMBER = re.compile(r"\d\.$")
+_LISTED = re.compile(r"(?:\A|\n)\W*\d+\.$")
 
 _FOREIGN = re.compile(
     "[\u0400-\u052f"  # Cyrillic
@@ -33,6 +36,13 @@ _REPEATED = re.compile(
 def is_unfinished(text: str) -> bool:
     """Whether the full stop at the end of *text* ends no sentence: the model is to go on."""
     return bool(_UNFINISHED.search(text))
+
+
+def had_ended(text: str, more: str) -> bool:
+    """Whether the full stop after a digit at the end of *text* was a sentence's, now that it went
+    on with *more*: white space and words."""
+    return (bool(_NUMBER.search(text)) and not _LISTED.search(text)
+            and more[:1].isspace() and says_something(more))
 
 
 def says_something(text: str) -> bool:

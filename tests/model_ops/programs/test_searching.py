@@ -157,6 +157,25 @@ def test_a_reply_may_end_in_a_number() -> None:
         ("There are 3.", "eos", True), ("A cat.", "max_sentences", True)]
 
 
+def test_a_sentence_that_ends_in_a_number_is_a_node_of_its_own() -> None:
+    """What the model went on with shows it; that is dropped, and the next sentence is sampled as
+    any other. A list's number and a decimal's first half are no sentences."""
+    lines: dict[str, Sequence[Said]] = {
+        "": [said(" There are 3.", ".", -1.0, num_tokens=4), said("1.", ".", num_tokens=2)]}
+    going_on: dict[str, Said] = {
+        " There are 3.": said(" A dog sits.", ".", -9.0, num_tokens=5), "1.": " A cow."}
+    world = World(lambda prefix, num: [going_on[prefix]] if num == 1 and prefix in going_on
+                  else lines.get(prefix, [" It sits.", ""]))
+    row = found(world, max_sentences=2, keep_top=9)
+    assert texts(row) == ["There are 3.", "1. A cow.", "It sits.", "It sits."]
+    ended = row.nodes[1]
+    assert (ended.said, ended.num_tokens, ended.logprob) == (" There are 3.", 4, -1.0)
+    assert (ended.finish_reason, ended.is_final, ended.kept) == ("eos", True, True)
+    assert [(c.prefix, c.sampling.num_samples) for c in world.calls] == [
+        ("", 2), (" There are 3.", 1), ("1.", 1), (" There are 3.", 2), ("1. A cow.", 2)]
+    assert row.num_output_tokens == 4 + 2 + 5 + 2 + 2 * (2 + 1), "what was dropped was paid for"
+
+
 def test_siblings_that_stop_at_the_same_abbreviation_go_on_apart() -> None:
     going_on = iter([[" Who."], [" No."]])
     row = found(World(lambda prefix, num: next(going_on) if num == 1 else [" Dr."] * 2),
@@ -165,7 +184,7 @@ def test_siblings_that_stop_at_the_same_abbreviation_go_on_apart() -> None:
 
 
 def test_a_model_that_counts_for_ever_runs_out_of_tokens() -> None:
-    world = World(lambda prefix, num: [" 1."] * num)
+    world = World(lambda prefix, num: ["1."] * num)
     row = found(world, max_sentence_tokens=6)
     assert [n.dropped_reason for n in row.nodes[1:]] == ["no_sentence_end"]
     assert (row.nodes[1].num_tokens, row.num_merged, world.scored) == (6, 1, [])

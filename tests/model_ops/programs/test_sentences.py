@@ -2,7 +2,12 @@
 
 import pytest
 
-from model_ops.programs.sentences import drop_reason, is_unfinished, says_something
+from model_ops.programs.sentences import (
+    drop_reason,
+    had_ended,
+    is_unfinished,
+    says_something,
+)
 
 
 @pytest.mark.parametrize("text", [
@@ -18,6 +23,18 @@ def test_a_full_stop_after_a_digit_a_letter_or_an_abbreviation_ends_nothing(text
     "It says 3", "a circle at 3 .", "Three pm.", "..."])
 def test_other_ends_are_ends(text: str) -> None:
     assert not is_unfinished(text)
+
+
+@pytest.mark.parametrize(("text", "more", "ended"), [
+    (" There are 3.", " A dog sits.", True), ("It is bus 12.", "\nA man waits.", True),
+    ("3.", "5 metres.", False), ("It is 3.", "5 metres.", False), ("There are 3.", "", False),
+    ("There are 3.", " \n", False), (" 1.", " A dog sits.", False),
+    ("I see:\n2.", " A dog sits.", False), ("Dr.", " Who sits.", False),
+    ("by J.", " Smith.", False)])
+def test_what_follows_a_number_tells_whether_it_ended_a_sentence(
+    text: str, more: str, ended: bool
+) -> None:
+    assert is_unfinished(text) and had_ended(text, more) == ended
 
 
 @pytest.mark.parametrize(("text", "reason"), [
