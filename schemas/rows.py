@@ -229,6 +229,11 @@ class PairRow(Provenance):
     rejected_reward: float | None = None
     num_candidates: int | None = None
     """Finished replies that the pair was chosen from (`calibrated`)."""
+    margin: float | None = None
+    """How much better the chosen reply is by its reward; never negative (`calibrated`)."""
+    chosen_words: int | None = None
+    """Words of the replies by white space (`calibrated`)."""
+    rejected_words: int | None = None
 
 
 class PieRow(Row):

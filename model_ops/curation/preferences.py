@@ -39,7 +39,7 @@ from schemas.rows import PairRow, Picture, QuarantineRow, row_id
 from schemas.searches import NodeRow, SearchRow
 from schemas.store import Store
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise it when preferences change, so that finished shards of older code are not reused."""
 ROLE = "calibrated"
 _DROPPED = "dropped/"
@@ -187,7 +187,9 @@ def _pair_row(job: _Job, search: SearchRow, pair: Preference, picture: Picture) 
         chosen=assistant_says(pair.chosen.text), rejected=assistant_says(pair.rejected.text),
         images=[picture], role=ROLE, source_row_id=search.row_id,
         image_ids=[search.image.image_id], chosen_reward=pair.chosen.reward,
-        rejected_reward=pair.rejected.reward, num_candidates=pair.num_candidates)
+        rejected_reward=pair.rejected.reward, num_candidates=pair.num_candidates,
+        margin=pair.margin, chosen_words=pair.chosen.num_words,
+        rejected_words=pair.rejected.num_words)
 
 
 def _quarantined(row: SearchRow, error: DropError) -> QuarantineRow:

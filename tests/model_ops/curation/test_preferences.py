@@ -141,6 +141,8 @@ def test_a_pair_is_the_bare_question_with_both_replies(local_store: Store) -> No
         assert (found.image_ids, found.seed) == ([row.image.image_id], 9)
         assert (found.chosen_reward or 0) > (found.rejected_reward or 99)
         assert found.num_candidates == 2 and len(found.images) == 1
+        assert found.margin == (found.chosen_reward or 0) - (found.rejected_reward or 0) > 0
+        assert (found.chosen_words, found.rejected_words) == (4, 10)
 
 
 @pytest.mark.parametrize("config", [RANK, RAW, PreferenceConfig(min_margin=0.9)])
@@ -261,3 +263,5 @@ def test_datasets_shows_messages_and_pictures(local_store: Store, tmp_path: Path
     assert len(rows) == made.num_rows and rows[0]["images"][0].size == (8, 8)
     assert [p["type"] for m in rows[0]["prompt"] for p in m["content"]] == ["image", "text"]
     assert rows[0]["chosen_reward"] >= rows[0]["rejected_reward"]
+    assert (rows[0]["chosen_words"], rows[0]["rejected_words"]) == (4, 10)
+    assert rows[0]["margin"] >= 0

@@ -69,7 +69,8 @@ def reward_rows(number: int) -> list[TrainRow]:
     """The two rows that a pair gives for `crl`: good, then bad."""
     pair = pair_row(number)
     shared = pair.model_dump(exclude={"prompt", "chosen", "rejected", "role", "row_id",
-                                      "chosen_reward", "rejected_reward", "num_candidates"})
+                                      "chosen_reward", "rejected_reward", "num_candidates",
+                                      "margin", "chosen_words", "rejected_words"})
     return [TrainRow.model_validate({
         **shared, "row_id": row_id("train", pair=pair.row_id, word=word), "weight": 1.0,
         "prompt": chat(with_reward_word(question(number), word)), "completion": reply,
