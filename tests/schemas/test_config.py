@@ -15,6 +15,7 @@ from schemas.config import (
     EvaluationConfig,
     ImagesConfig,
     RunConfig,
+    SearchConfig,
 )
 
 FIELD = ImagesConfig(uri="nursery://field", limit=8)
@@ -102,3 +103,18 @@ def test_pie_asks_with_the_words_that_a_stage_learns() -> None:
     assert slugs == ["field-pie", "field-pie-none", "field-pie-poor"]
     with pytest.raises(ValidationError, match="no stage learns that word; its words are helpful"):
         asking("bad")
+
+
+def test_search_presets_have_the_documented_numbers() -> None:
+    """methods/calibrated_csr.md, sections 0 and 2: the code, and what the paper says of it."""
+    reference = {
+        "num_continuations": 5, "keep_top": 1, "keep_bottom": 2, "prune_by": "lm", "lam": 0.9,
+        "reward_mode": "rank", "sentence_ends": ["."], "max_sentence_tokens": 70,
+        "max_tokens": 1024}
+    paper = {**reference, "keep_top": 3, "prune_by": "calibrated", "reward_mode": "paper_raw",
+             "max_sentence_tokens": 74}
+    for preset, numbers in (("reference", reference), ("paper", paper)):
+        found = SearchConfig.model_validate({"preset": preset})
+        assert found.model_dump(include=set(numbers)) == numbers
+        beside = SearchConfig.model_validate({"preset": preset, "keep_top": 4})
+        assert beside.model_dump(include=set(numbers)) == {**numbers, "keep_top": 4}
