@@ -57,6 +57,8 @@ class SearchRow(Provenance):
     nodes: list[SearchNode]
     num_merged: int
     """Continuations that were equal to a sibling."""
+    num_empty: int = 0
+    """Replies that ended before they had begun; they are no nodes."""
     num_truncated: int
     """Sentences that were longer than the scorer's context."""
     scorer_digest: str

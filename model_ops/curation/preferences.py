@@ -213,6 +213,7 @@ def _sums(
     reasons = Counter(error.reason for _, error in dropped)
     return {**sums, "truncated": float(sum(row.num_truncated for row in searches)),
             "merged": float(sum(row.num_merged for row in searches)),
+            "empty": float(sum(row.num_empty for row in searches)),
             **{f"{_DROPPED}{reason}": float(num) for reason, num in sorted(reasons.items())}}
 
 

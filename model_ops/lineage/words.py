@@ -69,7 +69,7 @@ def _told_search(row: Row) -> str:
         case SearchRow():
             final = sum(node.is_final for node in row.nodes)
             return (f"search {row.row_id} of {len(row.nodes) - 1} sentences, {final} finished "
-                    f"replies, {row.num_merged} merged: {row.question}")
+                    f"replies, {row.num_merged} merged, {row.num_empty} empty: {row.question}")
         case NodeRow():
             ranked = f", cost {row.cost:.3f}" if row.cost is not None else ""
             clip = f", clip {row.clip_cos100:.1f}" if row.clip_cos100 is not None else ""

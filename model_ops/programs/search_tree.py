@@ -64,10 +64,12 @@ class SearchTree:
         self._num_tokens = [0]
         self._mean_logprobs = [0.0]
         self.num_merged = 0
+        self.num_empty = 0
 
     def add(self, grown: Sequence[Continuation]) -> range:
         """Add a level; ids of its nodes. Siblings that are equal are one node. An end of text that
-        says nothing is none: it finishes its parent (not the root, whose reply would be empty)."""
+        says nothing is none: it finishes its parent (at the root, whose reply would be empty, it is
+        counted)."""
         first, seen = len(self.nodes), set()
         for made in grown:
             if made.ending == "eos" and not says_something(made.sample.text):
@@ -134,7 +136,9 @@ class SearchTree:
         return ending
 
     def _finish(self, node_id: int) -> None:
-        if node_id != ROOT:
+        if node_id == ROOT:
+            self.num_empty += 1
+        else:
             self._change(node_id, is_final=True, finish_reason="eos")
 
     def _change(self, node_id: int, **values: float | bool | str) -> None:

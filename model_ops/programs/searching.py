@@ -111,6 +111,7 @@ def _row(
         question=item.question,
         nodes=tree.nodes,
         num_merged=tree.num_merged,
+        num_empty=tree.num_empty,
         num_truncated=num_truncated,
         scorer_digest=context.settings.scorer,
         num_calls=meter.num_calls,

@@ -57,9 +57,9 @@ def search(
         "model_digest": "m", "prompt_version": PROMPTS.digest, "seed": number,
         "prompt_id": f"prompt-{number}",
         "image": image(number % NUM_GROUPS, number // NUM_GROUPS % 4),
-        "question": QUESTION, "nodes": nodes, "num_merged": number % 3, "num_truncated": number % 2,
-        "scorer_digest": "c", "num_calls": 3, "num_prompt_tokens": 9, "num_output_tokens": 20,
-        "num_image_tokens": 4}
+        "question": QUESTION, "nodes": nodes, "num_merged": number % 3, "num_empty": number % 4,
+        "num_truncated": number % 2, "scorer_digest": "c", "num_calls": 3, "num_prompt_tokens": 9,
+        "num_output_tokens": 20, "num_image_tokens": 4}
     return SearchRow.model_validate(fields | changes)
 
 

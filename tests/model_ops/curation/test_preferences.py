@@ -175,6 +175,7 @@ def test_stats_are_means_over_pairs_and_sums_over_searches(local_store: Store) -
     assert made.stats["mean_chosen_cos100"] == pytest.approx(30.0)
     assert made.stats["mean_rejected_cos100"] == pytest.approx(7.5)
     assert made.stats["merged"] == sum(row.num_merged for row in rows)
+    assert made.stats["empty"] == sum(row.num_empty for row in rows)
     assert made.stats["truncated"] == sum(row.num_truncated for row in rows)
     assert not any(name.startswith(("sum", "dropped")) for name in made.stats)
 

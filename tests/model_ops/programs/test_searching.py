@@ -207,8 +207,9 @@ def test_an_end_that_says_nothing_finishes_the_parent_and_adds_no_node(nothing: 
 def test_a_reply_that_never_begins_is_dropped() -> None:
     outcome = outcome_of(World(lambda prefix, num: ""))
     assert outcome.error is not None and outcome.error.reason == "empty_reply"
-    row = found(World(lambda prefix, num: ["", " A cat"]))
+    row = found(World(lambda prefix, num: ["", " A cat", " \n"]), num_continuations=3)
     assert [n.is_final for n in row.nodes] == [False, True], "the root is no reply"
+    assert row.num_empty == 2
 
 
 @pytest.mark.parametrize(("text", "reason"), [
