@@ -4,19 +4,20 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
 import pytest
 
-from model_ops.models import fetch_model, hash_files
+from model_ops.models import fetch_model, hash_files, publish_model
 from model_ops.training import dpo
 from model_ops.training.job import TrainJob
 from model_ops.training.trainer import begin
 from schemas.config import DpoConfig
 from schemas.errors import TrainingError
-from tests.model_ops.training.conftest import LocalSession
-from tests.model_ops.training.logits import nursery_model, token_log_probs
+from tests.model_ops.training.conftest import MODEL, LocalSession
+from tests.model_ops.training.logits import Floats, nursery_model, token_log_probs
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 MakeJob = Callable[..., TrainJob]
@@ -33,6 +34,14 @@ def shift(model: Any) -> None:
         for name, weight in model.named_parameters():
             if weight.requires_grad and "lora_A" not in name:
                 weight += 0.02 * torch.randn_like(weight)
+
+
+def margins_by_hand(policy: list[Floats], reference: list[Floats]) -> Floats:
+    """beta * (log-ratio of the chosen reply - of the rejected one); the chosen ones come first."""
+    ratios = np.array([p.sum() - r.sum() for p, r in zip(policy, reference, strict=True)])
+    num = len(ratios) // 2
+    margins: Floats = 0.1 * (ratios[:num] - ratios[num:])
+    return margins
 
 
 @pytest.mark.parametrize("adapter", [{"adapter": "full"}, LORA])
@@ -54,14 +63,39 @@ def test_sigmoid_and_sft_add_up_as_by_hand(make_job: MakeJob, tmp_path: Path,
     learnt = batch["completion_mask"].numpy()
     policy = token_log_probs(trainer.model, dict(batch), learnt)
     reference = token_log_probs(nursery_model(start.folder), dict(batch), learnt)
-    ratios = np.array([p.sum() - r.sum() for p, r in zip(policy, reference, strict=True)])
-    margins = 0.1 * (ratios[:5] - ratios[5:])
+    margins = margins_by_hand(policy, reference)
     chosen_tokens = np.concatenate(policy[:5])
     by_row = np.mean([tokens.mean() for tokens in policy[:5]])
     assert abs(chosen_tokens.mean() - by_row) > 1e-3, "the two means differ"
     first, second = weights or [1.0, 1.0]
     expected = first * np.log1p(np.exp(-margins)).mean() - second * chosen_tokens.mean()
     assert abs(margins).min() > 1e-3, "the shift shows"
+    assert found == pytest.approx(float(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize("adapter", [{"adapter": "full"}, LORA], ids=["full", "lora"])
+def test_the_first_loss_is_against_the_reference_that_is_given(
+        make_job: MakeJob, tmp_path: Path, adapter: dict[str, Any]) -> None:
+    """As with `reference: base` from the second round on: no longer ln 2."""
+    job = make_job(objective="dpo", mixed_precision="off", **adapter)
+    folder, made = fetch_model(job.store, job.start), tmp_path / "other"
+    copytree(folder, made)
+    other = nursery_model(folder)
+    shift(other)
+    other.save_pretrained(made)
+    job = replace(job, reference=publish_model(job.store, made, f"{MODEL}-other", "other", {}))
+    assert isinstance(job.config, DpoConfig)
+    session = LocalSession(tmp_path)
+    start = begin(job, session)
+    trainer = dpo.make_trainer(job, job.config, start, session)
+    batch = trainer.data_collator(list(start.rows)[:5])
+    found = float(trainer.compute_loss(trainer.model, dict(batch)).detach())
+
+    learnt = batch["completion_mask"].numpy()
+    policy, reference = (token_log_probs(model, dict(batch), learnt)
+                         for model in (nursery_model(folder), other))
+    expected = np.log1p(np.exp(-margins_by_hand(policy, reference))).mean()
+    assert abs(found - LN2) > 1e-3, "another model shows"
     assert found == pytest.approx(float(expected), abs=1e-5)
 
 
