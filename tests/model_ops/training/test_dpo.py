@@ -131,6 +131,17 @@ def test_it_starts_at_ln_2_and_moves(make_job: MakeJob, tmp_path: Path,
 
 
 @pytest.mark.slow
+def test_the_csr_preset_moves_weights_by_its_tiny_rate(make_job: MakeJob, tmp_path: Path) -> None:
+    """`fit` raises otherwise. methods/calibrated_csr.md, section 3: steps of 1e-7."""
+    config = DpoConfig(preset="csr", max_steps=4, mixed_precision="off")
+    job, session = replace(make_job(objective="dpo"), config=config), LocalSession(tmp_path)
+    fitted = dpo.fit(job, session)
+    assert config.adapter == "lora" and max(s.learning_rate for s in session.steps) == 1e-7
+    assert fitted.folder is not None
+    assert dpo.has_moved(fetch_model(job.store, job.start), fitted.folder)
+
+
+@pytest.mark.slow
 def test_an_interrupted_training_compares_with_the_same_reference(make_job: MakeJob,
                                                                   tmp_path: Path) -> None:
     job = make_job(objective="dpo", reward_word="good")
