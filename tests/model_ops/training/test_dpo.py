@@ -99,6 +99,25 @@ def test_the_first_loss_is_against_the_reference_that_is_given(
     assert found == pytest.approx(float(expected), abs=1e-5)
 
 
+def test_a_pair_of_one_reply_teaches_nothing(make_job: MakeJob, tmp_path: Path) -> None:
+    """methods/calibrated_csr.md, section 7: identical pair, zero gradient."""
+    job = make_job(objective="dpo", mixed_precision="off")
+    assert isinstance(job.config, DpoConfig)
+    session = LocalSession(tmp_path)
+    start = begin(job, session)
+    trainer = dpo.make_trainer(job, job.config, start, session)
+    rows = list(start.rows)[:3]
+
+    def largest_gradient(rows: list[Any]) -> float:
+        trainer.model.zero_grad()
+        trainer.compute_loss(trainer.model, dict(trainer.data_collator(rows))).backward()
+        return max(float(weight.grad.abs().max()) for weight in trainer.model.parameters()
+                   if weight.grad is not None)
+
+    same = largest_gradient([{**row, "rejected": row["chosen"]} for row in rows])
+    assert same < 1e-5 * largest_gradient(rows)
+
+
 def test_the_adapter_of_a_16_bit_model_has_32_bits(make_job: MakeJob, tmp_path: Path) -> None:
     """methods/calibrated_csr.md, section 3: updates of 1e-7 are rounded away in bfloat16."""
     import torch
