@@ -1,6 +1,7 @@
 """The CLIP scorer with the nursery's encoder: cosines, caching, truncation, embeddings."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,60 @@ def test_an_image_is_encoded_once_for_all_its_texts(local_store: Store) -> None:
     by_image = {tuple(np.round(o.row.cosines, 5)) for o in outcomes}
     assert len(outcomes) == 40 and len(by_image) <= 4
     assert all(-1 <= cosine <= 1 for o in outcomes for cosine in o.row.cosines)
+
+
+def tiny_siglip(folder: Path) -> Any:
+    """A random SigLIP of 12 tokens, saved with a processor of its kind: no attention mask."""
+    import torch
+    from transformers import (
+        AutoTokenizer,
+        SiglipConfig,
+        SiglipImageProcessor,
+        SiglipModel,
+        SiglipProcessor,
+    )
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve_encoder("nursery://clip"),
+                                              model_input_names=["input_ids"])
+    torch.manual_seed(0)
+    layers = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+              "num_attention_heads": 2}
+    model = SiglipModel(SiglipConfig(
+        text_config={**layers, "vocab_size": len(tokenizer), "max_position_embeddings": 12},
+        vision_config={**layers, "image_size": 32, "patch_size": 8}))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.2 * torch.randn_like(weight)
+    model.save_pretrained(folder)
+    SiglipProcessor(SiglipImageProcessor(size={"height": 32, "width": 32}),
+                    tokenizer).save_pretrained(folder)
+    return model.eval()
+
+
+def test_siglip_is_asked_as_it_was_trained(local_store: Store, tmp_path: Path) -> None:
+    """Its text vector is the last place's, so every text is padded to the full length."""
+    import torch
+    from transformers import AutoProcessor
+
+    model = tiny_siglip(tmp_path)
+    images = collection(local_store)
+    scorer = ClipScorer(tmp_path, ImageReader(local_store, images).read)
+    [ref, *_] = refs_of(local_store, images)
+    scorer.submit(1, Score(ref, (*TEXTS, "a red star . " * 9)), None)
+    ((_, reply),) = scorer.step()
+    assert isinstance(reply, ScoreReply)
+    assert (len(reply.cosines), reply.num_truncated) == (3, 1)
+    processor, picture = AutoProcessor.from_pretrained(tmp_path), scorer._pictures.picture(ref)
+
+    def direct(**options: Any) -> list[float]:
+        with torch.inference_mode():
+            made = model(**processor(images=[picture], text=list(TEXTS), return_tensors="pt",
+                                     **options))
+        cosines: list[float] = (made.text_embeds @ made.image_embeds[0]).tolist()
+        return cosines
+
+    assert reply.cosines[:2] == pytest.approx(direct(padding="max_length", max_length=12), abs=1e-5)
+    assert reply.cosines[:2] != pytest.approx(direct(padding=True), abs=1e-3)
 
 
 def test_texts_that_are_cut_off_are_counted(local_store: Store) -> None:
