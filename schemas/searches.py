@@ -69,7 +69,8 @@ class SearchRow(Provenance):
 
 
 class NodeRow(Provenance):
-    """A node of a search as the preference sees it (methods/calibrated_csr.md, section 7)."""
+    """A node of a search as the preference sees it (methods/calibrated_csr.md, section 7, but for
+    `penalised_score`: sampling penalises nothing, it would always be null)."""
 
     search_id: str
     """Row id of the search."""

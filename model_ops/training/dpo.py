@@ -15,6 +15,10 @@ Preset `paper` (methods/contrastive_macaroon.md, 4.2) is sigmoid + sft at beta 0
 of 128 pairs. It deviates where the reference trains the last ten decoder layers in full, at a
 constant rate, for at most 10,000 pairs, and clips gradients only after each step: here it is LoRA,
 a cosine after warm-up, no cap on pairs, and clipping at 1.
+
+Preset `csr` (methods/calibrated_csr.md, section 3) is sigmoid at beta 0.1, LoRA of rank 128 and
+alpha 256 on the language model, lr 1e-7, steps of one pair, a cosine after 3 % warm-up, one epoch.
+Steps so small need an adapter of 32 bits, which is checked, as is that the published weights moved.
 """
 
 from __future__ import annotations

@@ -11,9 +11,18 @@ REFERENCE_SEARCH: dict[str, Any] = {
     "num_continuations": 5, "keep_top": 1, "keep_bottom": 2, "prune_by": "lm",
     "reward_mode": "rank", "sentence_ends": ["."], "max_sentence_tokens": 70, "max_tokens": 1024,
 }
-"""methods/calibrated_csr.md, section 2: what the reference code does, but for its beams (sampling),
-its 1,024 characters, prompt included (here tokens of the reply), and its want of a limit in
-sentences."""
+"""methods/calibrated_csr.md, section 2: what the reference code does, but for:
+
+- its beams: continuations are sampled;
+- its 1,024 characters, prompt included: here tokens of the reply; and its want of a limit in
+  sentences;
+- a continuation without an end in its tokens: the reference goes on from it, here it is dropped
+  (`no_sentence_end`);
+- an end of text: the reference writes on behind it, up to the next full stop, and drops a path that
+  ends in nothing new; here it finishes the reply, or with nothing new its parent's;
+- full stops: the reference's sentence ends at every one; here one after a digit ends it where white
+  space and words follow (no decimal, no list's number), one after an abbreviation or a single
+  letter (an initial) never."""
 PAPER_SEARCH: dict[str, Any] = {
     **REFERENCE_SEARCH, "keep_top": 3, "keep_bottom": 2, "prune_by": "calibrated",
     "reward_mode": "paper_raw", "max_sentence_tokens": 74,
@@ -56,7 +65,7 @@ class SearchConfig(Config):
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus of the same."""
     sentence_ends: list[str] = Field(default=[".", "!", "?"], min_length=1)
-    """Texts that end a sentence (a full stop after a digit or an abbreviation does not)."""
+    """Texts that end a sentence (a full stop in a decimal or after an abbreviation does not)."""
     max_sentences: int = Field(default=12, ge=1)
     """A reply that has so many sentences is finished as it is."""
     max_sentence_tokens: int = Field(default=70, ge=1)
