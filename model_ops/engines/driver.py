@@ -122,6 +122,11 @@ class Driver:
         """Programs that have begun and whose outcome was not taken yet."""
         return len(self._plays) + len(self._ended)
 
+    @property
+    def live_tags(self) -> list[Any]:
+        """The tags of the programs that wait for an engine."""
+        return [play.tag for play in self._plays.values()]
+
     def add(self, key: str, program: Program[Any], run_seed: int, seats: Mapping[str, Engine],
             tag: Any = None) -> None:
         """Begin *program*: run it up to its first call, and send that.

@@ -2,7 +2,8 @@
 
 Its one idea: several shards are in flight at a time and feed one driver, so the engine does not run
 empty at the end of a shard. A shard is committed by the actor itself (receipt last); an actor that
-dies leaves only unfinished shards, which another plays again from the start.
+dies leaves only unfinished shards, which another plays again from the start. Whether one of their
+programs was to blame is found out by `deaths`.
 """
 
 import os
@@ -11,13 +12,14 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import cache
 from typing import Any
 
 from model_ops.engines.conditioned import ConditionedEngine
-from model_ops.engines.driver import SCORER, Driver, Engine, Outcome
+from model_ops.engines.deaths import ENGINE_CRASH, read_deaths, write_deaths
+from model_ops.engines.driver import SCORER, Driver, Engine, Outcome, Usage
 from model_ops.engines.job import LocalModel, PoolWork, find_program
 from model_ops.engines.pictures import ReadImage
 from model_ops.engines.scripted import SCHEME, load_scripted
@@ -35,6 +37,9 @@ SEEDED = "seeded_per_call"
 LAST_WORDS = "engine_error.txt"
 """Where a dying engine leaves its reason, beside the artifact that it was making."""
 
+Begun = tuple[str, Program[Any], int, Mapping[str, Engine], Any]
+"""Row key, program, seed, seats, and the tag by which its outcome finds its way back."""
+
 
 class ShardRun:
     """One shard in flight: its items, the outcomes so far, and who waits for it."""
@@ -49,19 +54,37 @@ class ShardRun:
         self._inputs_digest = inputs_digest
         self._kind = find_program(work.job.program)
         self._items: Sequence[Any] = read_shard(store, work.items, index, self._kind.item_type)
-        self._outcomes: dict[int, Outcome] = {}
+        self._deaths = read_deaths(store, work.prefix, index, inputs_digest)
+        self._outcomes = {
+            number: Outcome(self._items[number].row_id, None, DropError(ENGINE_CRASH, words),
+                            Usage())
+            for number, words in self._deaths.blamed.items()}
 
     @property
     def is_complete(self) -> bool:
         """Whether every program has ended."""
         return len(self._outcomes) == len(self._items)
 
-    def programs(self) -> Iterator[tuple[str, Program[Any], int, Mapping[str, Engine], Any]]:
-        """Row key, program, seed, seats, and the tag by which its outcome finds its way back."""
+    def programs(self) -> Iterator[Begun]:
+        """The programs that may be played with others."""
+        apart = {*self._deaths.suspects, *self._deaths.blamed}
+        return self._begun(n for n in range(len(self._items)) if n not in apart)
+
+    def suspects(self) -> Iterator[Begun]:
+        """Those that are to be played alone."""
+        return self._begun(self._deaths.suspects)
+
+    def _begun(self, numbers: Iterable[int]) -> Iterator[Begun]:
         context = _context(self.work, self._kind)
-        for number, item in enumerate(self._items):
+        for number in numbers:
+            item = self._items[number]
             program = _begin(self._kind.factory, item, context)
             yield item.row_id, program, self.work.job.seed, self.seats, (self, number)
+
+    def remember_death(self, live: Sequence[int], words: str, is_proof: bool) -> None:
+        """The engine died while programs *live* were waiting for it (`Deaths.and_one_more`)."""
+        write_deaths(self._store, self.work.prefix, self.index, self._inputs_digest,
+                     self._deaths.and_one_more(live, words, is_proof))
 
     def take(self, number: int, outcome: Outcome) -> None:
         """Remember how program *number* ended."""
@@ -116,7 +139,8 @@ class ShardPlayer:
     """The Ray Data callable: each call plays one shard; calls run in threads, one driver plays.
 
     Raises `EngineError` from the constructor if an engine cannot start. If an engine dies later the
-    process ends, so that Ray starts a fresh one and sends the unfinished shards again; a
+    process ends, so that Ray starts a fresh one and sends the unfinished shards again (what was
+    live at two deaths is then played alone, once nothing else is there to be played); a
     `ConfigError` of a program comes back as the call's `refusal` instead.
     """
 
@@ -128,6 +152,8 @@ class ShardPlayer:
         self._store, self._works, self._digests, self._config = store, works, digests, config
         self._inbox: queue.SimpleQueue[ShardRun] = queue.SimpleQueue()
         self._playing: list[ShardRun] = []
+        self._plays_alone = False
+        self._has_answered = False
         self._started: Future[None] = Future()
         threading.Thread(target=self._run, name="driver", daemon=True).start()
         self._started.result()
@@ -154,29 +180,32 @@ class ShardPlayer:
             self._started.set_exception(error)
             return
         self._started.set_result(None)
+        driver = Driver()
+        self._clock = _Clock(driver)
         try:
-            driver = Driver()
-            self._clock = _Clock(driver)
             self._play(driver)
         except ConfigError as error:
             self._refuse(error)
         except BaseException as error:
-            self._die(error)
+            self._die(error, driver)
 
     def _play(self, driver: Driver) -> None:
-        backlog: list[Iterator[Any]] = []
+        backlog: list[Iterator[Begun]] = []
+        suspects: list[Iterator[Begun]] = []
         while True:
-            idle = not driver.num_live and not backlog
+            idle = not driver.num_live and not backlog and not suspects
             for run in self._arrivals(wait=idle):
                 if idle:
                     self._clock.restart()
                 self._playing.append(run)
                 backlog.append(run.programs())
+                suspects.append(run.suspects())
                 self._commit_if_complete(run)
-            self._top_up(driver, backlog)
+            self._top_up(driver, backlog, suspects)
             for outcome in driver.step():
                 run, number = outcome.tag
                 run.take(number, outcome)
+                self._has_answered |= outcome.row is not None and outcome.usage.num_calls > 0
                 self._commit_if_complete(run)
 
     def _arrivals(self, wait: bool) -> Iterator[ShardRun]:
@@ -185,13 +214,14 @@ class ShardPlayer:
         while not self._inbox.empty():
             yield self._inbox.get()
 
-    def _top_up(self, driver: Driver, backlog: list[Iterator[Any]]) -> None:
-        while backlog and driver.num_live < self._config.live_programs:
-            following = next(backlog[0], None)
-            if following is None:
-                backlog.pop(0)
-            else:
-                driver.add(*following)
+    def _top_up(self, driver: Driver, backlog: list[Iterator[Begun]],
+                suspects: list[Iterator[Begun]]) -> None:
+        self._plays_alone &= driver.num_live > 0
+        if not self._plays_alone:
+            _add(driver, backlog, self._config.live_programs)
+        if not driver.num_live:
+            self._plays_alone = True
+            _add(driver, suspects, 1)
 
     def _commit_if_complete(self, run: ShardRun) -> None:
         if run.is_complete:
@@ -207,13 +237,26 @@ class ShardPlayer:
         while True:
             self._inbox.get().done.set_exception(error)
 
-    def _die(self, error: BaseException) -> None:
+    def _die(self, error: BaseException, driver: Driver) -> None:
         words = f"{type(error).__name__}: {error}"
         print(f"the engine died: {words}", file=sys.stderr, flush=True)
+        is_proof = self._plays_alone and self._has_answered
         try:
+            for run in self._playing:
+                live = [number for whose, number in driver.live_tags if whose is run]
+                run.remember_death(live, words, is_proof)
             self._store.write_bytes(f"{self._works[0].prefix}/{LAST_WORDS}", words.encode())
         finally:
             os._exit(1)
+
+
+def _add(driver: Driver, backlog: list[Iterator[Begun]], live: int) -> None:
+    while backlog and driver.num_live < live:
+        following = next(backlog[0], None)
+        if following is None:
+            backlog.pop(0)
+        else:
+            driver.add(*following)
 
 
 class _Clock:

@@ -41,7 +41,8 @@ __all__ = [
 Progress = Callable[[int, int], None]
 """Called with finished shards and all shards."""
 
-_MAX_RESTARTS = 3
+_MAX_RESTARTS = 5
+"""Two deaths make suspects, and each culprit costs another: a second if it is met first."""
 _MAX_SHARDS_IN_FLIGHT = 32
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from model_ops.engines.driver import call_seed
 from model_ops.images import import_images
 from model_ops.programs.calls import IMAGE, Call, Generate, Message, Program, Sampling
 from model_ops.programs.context import JobContext
@@ -85,6 +86,13 @@ def answer_slowly(call: Call, seed: int) -> str:
 def die(call: Call, seed: int) -> str:
     """An engine that dies of every call."""
     raise EngineError("out of memory")
+
+
+def die_of_the_first(call: Call, seed: int) -> str:
+    """An engine that dies of program `q0`, which it knows by its first call's seed (of run 5)."""
+    if seed == call_seed(5, "q0", 0):
+        raise RuntimeError("illegal memory access")
+    return answer(call, seed)
 
 
 def collection(store: Store, num_images: int = 8) -> Manifest:

@@ -184,6 +184,18 @@ def test_an_engine_that_keeps_dying_is_one_clear_error(store: Store) -> None:
     items = questions(store, images, 4, 4)
     with pytest.raises(EngineError, match="last words: EngineError: out of memory"):
         run_programs(store, items, images, job("die"), ENGINE, "out")
+    assert not store.exists("out/receipts/00000.json")  # it answered nobody, so nobody is to blame
+
+
+def test_a_program_that_kills_engines_is_quarantined_and_the_others_end(store: Store) -> None:
+    images = collection(store)
+    items = questions(store, images, 16, 4)
+    made = run_programs(store, items, images, job("die_of_the_first"), ENGINE, "out")
+    assert [row.row_id for row in rows_of(store, made)] == [f"q{n}" for n in range(1, 16)]
+    (dropped,) = read_quarantine(store, made)
+    assert (dropped.row_id, dropped.reason) == ("q0", "engine_crash")
+    assert "illegal memory access" in dropped.detail
+    assert made.funnel == {"planned": 16, "played": 15, "engine_crash": 1}
 
 
 def test_an_engine_that_cannot_start_is_one_clear_error(store: Store) -> None:
