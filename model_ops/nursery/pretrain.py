@@ -1,12 +1,13 @@
 """Make the nursery's weights: `python -m model_ops.nursery.pretrain`.
 
 Runs the stages of stages.py on home scenes only, writes a checkpoint every so many steps (the
-same command again goes on from it), measures both domains, and leaves models and model card in
-`--out`. Seeded: the same command on the same machine and library versions gives the same
-weights.
+same command and code again go on from it; others begin anew), measures both domains, and leaves
+models and model card in `--out`. Seeded: the same command on the same machine and library versions
+gives the same weights.
 """
 
 import argparse
+import hashlib
 import json
 import random
 import time
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from model_ops.nursery.architecture import build_clip, build_vlm, save_clip, save_vlm
 from model_ops.nursery.card import write_card
 from model_ops.nursery.measure import measure_clip, measure_vlm
+from model_ops.nursery.skills import check_shares
 from model_ops.nursery.stages import Stage, build_heads, clip_stage, vlm_stages
 
 if TYPE_CHECKING:
@@ -30,10 +32,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and make the weights."""
     import torch
 
+    check_shares()
     options = _options(arguments)
     torch.set_num_threads(options.threads)
-    work = options.work or options.out / ".pretrain"
+    work = work_folder(options)
     work.mkdir(parents=True, exist_ok=True)
+    done = ", ".join(path.stem for path in sorted(work.glob("*.pt"))) or "nothing"
+    print(f"work folder {work}; of these options and sources it holds: {done}", flush=True)
     vlm, heads = (
         build_vlm(options.seed).to(options.device),
         build_heads(options.seed).to(options.device),
@@ -58,6 +63,17 @@ def main(arguments: list[str] | None = None) -> None:
     print(json.dumps(figures, indent=2))
 
 
+def work_folder(options: argparse.Namespace) -> Path:
+    """Where checkpoints and metrics go: a folder for each set of options and of the nursery's
+    sources, so that nothing is restored that they did not make."""
+    shaping = ("steps", "clip_steps", "seed", "device", "threads")
+    made_by = hashlib.sha256(repr([getattr(options, name) for name in shaping]).encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        made_by.update(source.read_bytes())
+    folder: Path = options.work or options.out / ".pretrain"
+    return folder / made_by.hexdigest()[:12]
+
+
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m model_ops.nursery.pretrain", description=__doc__
@@ -66,7 +82,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--out", type=Path, default=WEIGHTS, help="where the models and the card go"
     )
     parser.add_argument(
-        "--work", type=Path, help="checkpoints and metrics (default: OUT/.pretrain)"
+        "--work", type=Path, help="folders of checkpoints and metrics (default: OUT/.pretrain)"
     )
     parser.add_argument(
         "--steps",

@@ -1,8 +1,8 @@
 """What the tiny VLM is taught: a registry of skills, each a function from a scene to one exchange.
 
-To add a skill: write its function, add its line to SKILLS, run `python -m
-model_ops.nursery.pretrain` again. Prompts here and the prompt set `nursery` are the same words;
-changing one means changing the other.
+To add a skill: write its function, add its line to SKILLS and its share to ENGAGING (and to SHARES
+or ANSWERS, if it is to be learned earlier), run `python -m model_ops.nursery.pretrain` again.
+Prompts here and the prompt set `nursery` are the same words; changing one means changing the other.
 """
 
 import random
@@ -26,6 +26,7 @@ from model_ops.nursery.world import (
     Scene,
     similar_scenes,
 )
+from schemas.errors import ConfigError
 
 DESCRIBE = "describe the image ."
 ASK = "ask a question ."
@@ -126,6 +127,15 @@ ENGAGING: dict[str, int] = {
 FILLERS = ("good", "bad", "and", "but", "that", "wait")
 ANSWERS: dict[str, int] = {"answer": 11, "caption": 1}
 """The same for the stage before it."""
+
+
+def check_shares() -> None:
+    """Every skill is kept to the end, and no share is of a skill that is not there."""
+    for name in SKILLS.keys() - ENGAGING.keys():
+        raise ConfigError(f"skill {name!r} would not be learned: say in ENGAGING how many "
+                          f"exchanges of it every picture gets")
+    for name in {*SHARES, *ENGAGING, *ANSWERS} - SKILLS.keys():
+        raise ConfigError(f"a share is given to skill {name!r}, which is not in SKILLS")
 
 
 def sample_exchanges(

@@ -13,8 +13,10 @@ from model_ops.nursery.architecture import build_vlm
 from model_ops.nursery.card import read_metrics, write_card
 from model_ops.nursery.exchange import Exchange
 from model_ops.nursery.packing import pack, packed_loss
+from model_ops.nursery.skills import SHARES, SKILLS, check_shares
 from model_ops.nursery.stages import Stage, build_heads, cell_labels, clip_stage, vlm_stages
 from model_ops.nursery.world import Scene, render, sample_scene
+from schemas.errors import ConfigError
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +55,31 @@ def test_an_interrupted_run_ends_in_the_same_weights(
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name
     assert any(not torch.equal(weight, fresh[name]) for name, weight in whole.state_dict().items())
+
+
+def test_other_options_or_sources_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def folder(*arguments: str) -> Path:
+        return pretrain.work_folder(pretrain._options(["--out", str(tmp_path), *arguments]))
+
+    first = folder()
+    assert first.parent == tmp_path / ".pretrain"
+    assert first == folder("--eval-scenes", "9") != folder("--seed", "2")
+    (tmp_path / "pretrain.py").write_text("other sources")
+    monkeypatch.setattr(pretrain, "__file__", str(tmp_path / "pretrain.py"))
+    assert folder() != first
+
+
+def test_a_skill_without_a_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_shares()
+    monkeypatch.setitem(SKILLS, "sing", SKILLS["answer"])
+    with pytest.raises(ConfigError, match="'sing' would not be learned: say in ENGAGING"):
+        check_shares()
+    monkeypatch.delitem(SKILLS, "sing")
+    monkeypatch.setitem(SHARES, "dance", 1)
+    with pytest.raises(ConfigError, match="'dance', which is not in SKILLS"):
+        check_shares()
 
 
 def test_stages_see_home_only_and_the_same_scenes_for_a_seed() -> None:
