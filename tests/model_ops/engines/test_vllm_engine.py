@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from model_ops.engines.choosing import Choosing
 from model_ops.engines.driver import Outcome, drive
-from model_ops.engines.vllm_engine import VllmEngine
+from model_ops.engines.vllm_engine import VllmEngine, _Asked, _sampling_params
 from model_ops.programs.calls import IMAGE, Generate, Message, Program, Reply, Sampling
 from schemas.config import EngineConfig
 from schemas.errors import DropError, EngineError
@@ -182,6 +183,20 @@ def test_on_a_cpu_only_the_engine_is_seeded(engine: VllmEngine) -> None:
     import torch
 
     assert engine.determinism == ("call" if torch.cuda.is_available() else "engine")
+
+
+def test_a_schema_becomes_a_grammar_and_choices_become_tokens() -> None:
+    schema = '{"type": "object", "properties": {"choice": {"enum": [1, 2]}}}'
+    asked = look("a", sampling=Sampling(max_tokens=24, json_schema=schema))
+    params = _sampling_params(_Asked(asked, 7, None, []))
+    assert params.structured_outputs.json == schema
+    assert (params.max_tokens, params.seed, params.allowed_token_ids) == (24, 7, None)
+    choosing = Choosing([(5, 9, 2), (5, 8, 2)])
+    params = _sampling_params(_Asked(look("a"), None, choosing, []))
+    assert (params.structured_outputs, params.max_tokens) == (None, 1)
+    assert params.allowed_token_ids == params.logprob_token_ids == [8, 9]
+    plain = look("a", sampling=Sampling())
+    assert _sampling_params(_Asked(plain, None, None, [])).structured_outputs is None
 
 
 def test_a_score_call_is_not_for_it(engine: VllmEngine) -> None:
