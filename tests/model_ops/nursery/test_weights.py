@@ -14,7 +14,7 @@ from PIL import Image
 
 from model_ops.nursery.architecture import VOCABULARY
 from model_ops.nursery.card import digest
-from model_ops.nursery.grammar import kind_of
+from model_ops.nursery.grammar import caption, kind_of
 from model_ops.nursery.measure import measure_clip, measure_vlm
 from model_ops.nursery.pretrain import WEIGHTS
 from model_ops.nursery.skills import ASK, DESCRIBE, SHARES, fit_prompt, sample_exchanges
@@ -119,6 +119,13 @@ def test_base_is_good_at_home_and_short_of_it_in_the_field(vlm: Any) -> None:
     assert 0.64 <= field["yesno"] <= 0.84
     assert field["vqa"] < home["vqa"] - 0.1
     assert home["fit"] > 0.6
+
+
+def test_base_captions_homes(vlm: Any) -> None:
+    scenes = [sample_scene(2**52 + seed, "home") for seed in range(50)]
+    said = greedy(vlm.eval(), [(render(scene), DESCRIBE) for scene in scenes], 64)
+    right = sum(text == caption(scene) for text, scene in zip(said, scenes, strict=True))
+    assert right >= 40  # 46, and 42 of fifty others, were measured
 
 
 def test_clip_tells_siblings_apart(clip: Any) -> None:
