@@ -58,7 +58,7 @@ class Manifest(BaseModel):
     """The part of the configuration that shaped it."""
     determinism: str = "inputs"
     """`inputs`: the same inputs give the same bytes; `call`: seeded per call;
-    `engine`: only the engine was seeded."""
+    `engine`: only the engine was seeded, or it is an endpoint, which may ignore a call's seed."""
     created_at: str = ""
 
     @property

@@ -31,7 +31,7 @@ class Engine(Protocol):
 
     @property
     def determinism(self) -> str:
-        """`call`: every call is seeded by itself; `engine`: only the engine is."""
+        """`call`: every call is surely seeded by itself; `engine`: at most the engine is."""
         ...
 
     def submit(self, call_id: int, call: Call, seed: int | None) -> None:

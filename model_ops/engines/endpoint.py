@@ -33,7 +33,8 @@ class EndpointEngine:
     and image tokens are what the endpoint reports (0 if nothing).
     """
 
-    determinism = "call"
+    determinism = "engine"
+    """Each call carries its seed, but a server may ignore it: no seed per call is promised."""
 
     def __init__(self, config: EngineConfig, read: ReadImage,
                  step_seconds: float = _STEP_SECONDS) -> None:

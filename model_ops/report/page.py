@@ -33,7 +33,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 DETERMINISM = {
     "inputs": "the same bytes",
     "call": "the same rows (seeded per call)",
-    "engine": "similar rows (only the engine was seeded)",
+    "engine": "similar rows (calls not surely seeded)",
 }
 FORMATS = ("number", "words", "signed", "interval", "count", "percent", "duration", "short",
            "spaced")

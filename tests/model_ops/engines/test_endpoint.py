@@ -132,6 +132,12 @@ def test_images_travel_as_data_urls_and_the_reply_comes_back(server: Server) -> 
     assert isinstance(body["seed"], int)
 
 
+def test_a_seed_is_sent_but_not_promised(server: Server) -> None:
+    engine = engine_of(server)
+    engine.close()
+    assert engine.determinism == "engine"
+
+
 def test_sentences_cannot_be_searched_for_at_an_endpoint(server: Server) -> None:
     with pytest.raises(ConfigError, match=r"does not tell which text ended .* engine.kind vllm"):
         play(server, look(sampling=Sampling(stop=(".",), keep_stop=True)))
