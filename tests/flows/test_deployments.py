@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from schemas.artifacts import read_manifest
+from schemas.artifacts import read_manifest, read_rows
+from schemas.manifest import digest
+from schemas.rows import ItemRow
 from schemas.store import Store
 from tests.flows.small_run import BIN, artifact_rows, environment, free_port, process, small_config
 
@@ -123,3 +125,27 @@ def check_files(store: Store) -> None:
     assert len(set(artifact_rows(store, f"{stage}/transcripts"))) == 24
     assert read_manifest(store, f"{stage}/train").num_rows > 0
     assert summary["rounds"][1]["model"] == read_manifest(store, f"{stage}/model").digest
+
+
+def test_evaluate_runs_on_a_worker_and_leaves_a_row_for_each_item(
+    prefect: Prefect, tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path / "root"))
+    config = json.dumps(eight_questions(store.root))
+    prefect.cli("deployment", "run", "evaluate/model", "--watch", "--param", f"config={config}")
+    runs = {run["name"]: run["state_type"] for run in prefect.ask("/flow_runs/filter")}
+    assert runs["evaluate nursery://vlm"] == "COMPLETED"
+    prefix = f"evaluations/{digest('nursery://vlm')[:12]}"
+    model = read_manifest(store, f"{prefix}/model")
+    rows = list(read_rows(store, read_manifest(store, f"{prefix}/field-vqa"), ItemRow))
+    assert len({row.row_id for row in rows}) == 8
+    assert all(row.reply and row.model_digest == model.digest for row in rows)
+    assert sum(row.score for row in rows) > 0
+    assert not store.exists("champion.json")  # measuring changes no round
+
+
+def eight_questions(root: str) -> dict[str, Any]:
+    """What `evaluate/model` is to measure with: one benchmark, a handful of items."""
+    config = small_config(root)
+    questions = {**config["evaluation"]["benchmarks"][1], "num_items": 8}
+    return {**config, "evaluation": {"benchmarks": [questions]}, "gate": {"primary": "field/vqa"}}
