@@ -66,9 +66,12 @@ class Server:
                 self._at_once -= 1
 
 
-def completion(text: str | None, top: dict[str, float] | None = None) -> dict[str, Any]:
-    tokens = [{"token": text, "logprob": -0.5, "bytes": None, "top_logprobs": [
-        {"token": token, "logprob": value, "bytes": None} for token, value in (top or {}).items()]}]
+def completion(text: str | None, top: dict[str, float] | None = None,
+               tokens: dict[str, dict[str, float]] | None = None) -> dict[str, Any]:
+    """A reply of one token with the alternatives *top*, or of *tokens* with theirs."""
+    tokens = [{"token": token, "logprob": -0.5, "bytes": None, "top_logprobs": [
+        {"token": other, "logprob": value, "bytes": None} for other, value in others.items()]}
+        for token, others in (tokens or {text: top or {}}).items()]
     return {"id": "1", "object": "chat.completion", "created": 0, "model": "m",
             "choices": [{"index": 0, "finish_reason": "stop", "logprobs": {"content": tokens},
                          "message": {"role": "assistant", "content": text}}],
@@ -130,6 +133,7 @@ def test_images_travel_as_data_urls_and_the_reply_comes_back(server: Server) -> 
     assert text == {"type": "text", "text": "what ?"}
     assert (body["temperature"], body["stop"], body["model"]) == (0.5, ["\n"], "m")
     assert isinstance(body["seed"], int)
+    assert not body.keys() & {"logprobs", "top_logprobs", "response_format"}
 
 
 def test_a_seed_is_sent_but_not_promised(server: Server) -> None:
@@ -226,6 +230,69 @@ def test_a_choice_may_be_dressed_up(server: Server, said: str) -> None:
     server.behave = lambda body, n: (200, completion(said, {}))
     (outcome,) = play(server, look(sampling=Sampling(choices=("yes", "no"))))
     assert outcome.row.samples[0].text == "no"
+
+
+LABELS = ("True", "Ambiguous", "False")
+TOP = {'"': -0.05, "**": -0.06, "True": -4.0, "False": -6.0}
+
+
+@pytest.mark.parametrize(("said", "tokens", "true", "false"), [
+    ('"False"', {'"': TOP, "False": {}, '"\n': {}}, 0.0, 1.0),
+    ("**False**", {"**": TOP, "False": {"False": -0.1, " True": -2.3}, "**\n": {}}, 0.1, 0.9),
+    ('"False"', {'"False': {'"False': -0.1, '"True': -2.3, "True": -0.1}, '"': {}}, 0.1, 0.9),
+    ("False", {"False": {"True": -0.1, "I": -0.2}}, 0.0, 1.0),
+    ('{"label": "False"}', {'{"': TOP, "label": TOP, '":': TOP, ' "': TOP,
+                            "Fal": {"Fal": -0.1, "True": -2.3}, "se": TOP, '"}': TOP}, 0.1, 0.9),
+    ("False", {"Tr": TOP, "ue": TOP}, 0.0, 1.0)])
+def test_a_label_is_what_the_text_names_and_its_own_token_gives_the_probability(
+    server: Server, said: str, tokens: dict[str, dict[str, float]], true: float, false: float
+) -> None:
+    server.behave = lambda body, n: (200, completion(said, tokens=tokens))
+    (outcome,) = play(server, look(sampling=Sampling(choices=LABELS)))
+    sample = outcome.row.samples[0]
+    assert sample.text == "False"
+    assert sample.choice_probs == pytest.approx((true, 0.0, false), abs=0.01)
+
+
+def test_of_two_choices_that_a_text_begins_with_the_longer_counts(server: Server) -> None:
+    server.behave = lambda body, n: (200, completion("red cube"))
+    (outcome,) = play(server, look(sampling=Sampling(choices=("red cube", "red"))))
+    assert outcome.row.samples[0].text == "red cube"
+
+
+def test_choices_are_asked_for_as_a_schema_with_room_for_it(server: Server) -> None:
+    server.behave = lambda body, n: (200, completion('{ "label" : "no" }'))
+    sampling = Sampling(max_tokens=1, choices=("yes", "no"))
+    (outcome,) = play(server, look(sampling=sampling))
+    assert outcome.row.samples[0].text == "no"
+    (body,) = server.requests
+    schema = body["response_format"]["json_schema"]["schema"]
+    assert schema["properties"] == {"label": {"type": "string", "enum": ["yes", "no"]}}
+    assert (schema["required"], schema["additionalProperties"]) == (["label"], False)
+    assert body["max_tokens"] == 33
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_what_an_endpoint_refuses_is_left_out_from_then_on(server: Server, status: int) -> None:
+    def picky(body: dict[str, Any], number: int) -> tuple[int, Any]:
+        for name in ("response_format", "logprobs"):
+            if name in body:
+                return status, {"error": {"message": f"{name} is not supported by this model"}}
+        return 200, completion("no")
+
+    server.behave = picky
+    calls = [look(sampling=Sampling(max_tokens=9, choices=("yes", "no"))) for _ in range(3)]
+    outcomes = play(server, *calls, max_concurrency=1)
+    assert [outcome.row.samples[0].choice_probs for outcome in outcomes] == [(0.0, 1.0)] * 3
+    assert [len(body.keys() & {"response_format", "logprobs"}) for body in server.requests] == [
+        2, 1, 0, 0, 0]
+    assert server.requests[-1]["max_tokens"] == 9
+
+
+def test_a_refusal_of_anything_else_is_not_asked_again(server: Server) -> None:
+    server.behave = lambda body, n: (400, {"error": {"message": "no pictures, please"}})
+    (outcome,) = play(server, look(sampling=Sampling(choices=("yes", "no"))))
+    assert (reason(outcome), len(server.requests)) == ("endpoint_error", 1)
 
 
 def test_a_schema_and_a_prefix_are_passed_on(server: Server) -> None:
