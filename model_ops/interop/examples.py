@@ -2,8 +2,9 @@
 
 Its one idea: whatever a file looks like, a record is a prompt with pictures and one or two replies.
 TRL's layouts (`prompt` with `completion`, or with `chosen` and `rejected`; messages or plain text;
-`images` or `image`), `messages` and LLaVA's `conversations` are read here, as Parquet, JSON or
-JSONL; the authors' files and VLFeedback by `macaroon`. Of a longer talk the last reply is learnt.
+`images` or `image`), `messages`, LLaVA's `conversations` and those of MACAROON's multi-turn files
+(plain texts, the user's first) are read here, as Parquet, JSON or JSONL; the authors' other files
+and VLFeedback by `macaroon`. Of a longer talk the last reply is learnt.
 What becomes of an example is left to `model_ops.mix`.
 """
 
@@ -102,9 +103,13 @@ def _is_instruction(record: Mapping[str, Any]) -> bool:
     if any(layout <= record.keys() for layout in _LAYOUTS):
         return True
     turns = record.get("conversations")
-    return isinstance(turns, list) and bool(turns) and all(
+    return isinstance(turns, list) and bool(turns) and (_are_texts(turns) or all(
         isinstance(turn, Mapping) and turn.get("from") and isinstance(turn.get("value"), str)
-        for turn in turns)
+        for turn in turns))
+
+
+def _are_texts(turns: list[Any]) -> bool:
+    return all(isinstance(turn, str) for turn in turns)
 
 
 def _from_pair(pair: ImportedPair) -> Example:
@@ -145,9 +150,13 @@ def _talk(record: Mapping[str, Any]) -> tuple[Any, Any]:
     """What is said before the reply that is learnt, and that reply."""
     if "prompt" in record:
         return record["prompt"], record.get("chosen", record.get("completion"))
-    turns = record.get("messages") or [
-        {"role": _ROLES.get(turn["from"], turn["from"]), "content": turn["value"]}
-        for turn in record["conversations"]]
+    turns = record.get("messages")
+    if not turns and _are_texts(talk := record["conversations"]):
+        turns = [{"role": ("user", "assistant")[number % 2], "content": text}
+                 for number, text in enumerate(talk)]
+    elif not turns:
+        turns = [{"role": _ROLES.get(turn["from"], turn["from"]), "content": turn["value"]}
+                 for turn in talk]
     if turns[-1]["role"] != "assistant":
         raise DropError("bad_message", "the last message is not the assistant's")
     return turns[:-1], turns[-1:]

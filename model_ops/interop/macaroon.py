@@ -3,7 +3,8 @@
 Its one idea: a record is taken for what it looks like, one at a time, and one that cannot be used
 is handed on with its reason, never dropped in silence. Layouts (methods/contrastive_macaroon.md,
 section 3): the pair file (`preference_dataset.json`, `VLfeedback_dataset.json`), the split file
-(`*_seperate.json`, the authors' spelling), and VLFeedback as its own authors publish it.
+(`*_seperate.json`, the authors' spelling), and VLFeedback as its own authors publish it. Talks of
+several turns (`preference_dataset_multiturn.json`) are no pairs: `examples` reads them.
 """
 
 import io
@@ -201,8 +202,8 @@ def _lines(text: str) -> Iterator[Any]:
 def pair_of(record: Any, pictures: Pictures, source: str) -> ImportedPair:
     """A record as a pair, or as half of one (split files).
 
-    `DropError`: `bad_json`, `unknown_layout`, `not_a_pair` (the multi-turn files),
-    `empty_question`, `empty_reply`, `too_few_ratings`, `tie`, `no_image`, `image_missing`.
+    `DropError`: `bad_json`, `unknown_layout`, `not_a_pair`, `empty_question`, `empty_reply`,
+    `too_few_ratings`, `tie`, `no_image`, `image_missing`.
     """
     if isinstance(record, str):
         raise DropError("bad_json", record[:80])
@@ -231,7 +232,7 @@ def _conversation(turns: Any) -> tuple[Any, str | None, str | None]:
     if not isinstance(replies, Mapping) or not replies or not replies.keys() <= {"preferred",
                                                                                  "rejected"}:
         raise DropError("not_a_pair", f"{len(values)} turns, the second must hold 'preferred' or "
-                                      f"'rejected' (multi-turn files are not pairs)")
+                                      f"'rejected'")
     if not all(isinstance(reply, str) for reply in replies.values()):
         raise DropError("empty_reply", "a reply is not a text")
     return values[0], replies.get("preferred"), replies.get("rejected")

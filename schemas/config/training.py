@@ -133,10 +133,10 @@ class MixConfig(Config):
     """What a stage learns from beside its own rows, so that it unlearns less."""
 
     uri: str
-    """Pairs or instructions as JSON, JSONL or Parquet: the authors' layouts (pair, split),
-    VLFeedback's, `prompt`/`completion`, `prompt`/`chosen`/`rejected`, `messages` or LLaVA's
-    `conversations`, with `images` or `image`. Or `stage://METHOD`: what
-    the last earlier stage of that method has made in the same round."""
+    """Pairs or instructions as JSON, JSONL or Parquet: the authors' layouts (pair, split,
+    multi-turn), VLFeedback's, `prompt`/`completion`, `prompt`/`chosen`/`rejected`, `messages` or
+    LLaVA's `conversations`, with `images` or `image`. Or `stage://METHOD`: what the last earlier
+    stage of that method has made in the same round."""
     images_uri: str | None = None
     """Folder of the pictures that JSON rows name."""
     ratio: float = Field(default=1.0, gt=0)

@@ -47,6 +47,7 @@ ASKED = (Message("user", (IMAGE, "What is it?")), Message("assistant", ("A squar
 @pytest.mark.parametrize("name", ["set.json", "set.jsonl", "set.parquet"])
 @pytest.mark.parametrize("record", [
     {"id": 1, "image": "coco/train2017/a.png", "conversations": TALK},
+    {"image": "/home/them/a.png", "conversations": [turn["value"] for turn in TALK]},
     {"messages": MESSAGES, "images": ["a.png"]},
     {"prompt": MESSAGES[:3], "completion": MESSAGES[3:], "image": "a.png"}])
 def test_of_a_talk_the_last_reply_is_learnt(
@@ -69,7 +70,8 @@ def test_what_cannot_be_used_says_why(folder: Path) -> None:
     found = read(save(folder, "set.json", [
         {"image": "a.png", "conversations": TALK[:3]}, {"conversations": TALK},
         {"image": "b.png", "conversations": TALK}, {"messages": [], "image": "a.png"},
-        {"messages": [{"role": "assistant"}], "image": "a.png"}, {"text": "?"}]))
+        {"messages": [{"role": "assistant"}], "image": "a.png"}, {"text": "?"},
+        {"conversations": ["Q", "A", "no"], "image": "a.png"}, {"conversations": []}]))
     assert [each.error.reason for each in found if isinstance(each, BadRecord)] == [
         "bad_message", "no_image", "image_missing", "bad_message", "empty_prompt",
-        "unknown_layout"]
+        "unknown_layout", "bad_message", "not_a_pair"]
