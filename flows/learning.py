@@ -20,12 +20,13 @@ class Trained(NamedTuple):
 def learn(
     place: StagePlace, generated: Mapping[str, Manifest], start: Manifest, clock: RoundClock
 ) -> Trained:
-    """Train from `start` on `generated["train"]`; it stays as it is if that has no row."""
-    rows, mix, model = generated["train"], None, start
+    """Train from `start` on `generated["train"]` and the mix; it stays as it is if that has no row,
+    but for a mix that is taken whole (`mix.ratio` null)."""
+    rows, mix, model, wanted = generated["train"], None, start, place.stage.mix
     with clock.step("train", place.name):
-        if rows.num_rows and place.stage.mix:
+        if wanted and (rows.num_rows or wanted.ratio is None):
             mix = mix_in(place, rows)
-        if rows.num_rows:
+        if rows.num_rows or (mix and mix.num_rows):
             model = train(place, rows, start, mix)
     artifacts = {**generated, **({"mix": mix} if mix else {}), "model": model}
     return Trained(stage_record(place, artifacts, clock.stage(place.name)), model)

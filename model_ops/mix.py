@@ -9,6 +9,7 @@ cannot be used goes to quarantine with its reason. Reading files is left to `int
 import hashlib
 import json
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -62,11 +63,15 @@ class MixJob:
     """Image ids (sha256) that are measured with, and must not be learnt from."""
     rows: Manifest | None = None
     """What an earlier stage made, to draw from instead of `mix.uri`."""
+    max_rows: int | None = None
+    """Most rows to draw where `mix.ratio` is None."""
     shard_size: int = 128
 
     @property
     def num_wanted(self) -> int:
         """Rows to draw."""
+        if self.mix.ratio is None:
+            return self.max_rows or sys.maxsize
         return max(1, round(self.mix.ratio * self.num_own))
 
     @property
@@ -93,10 +98,10 @@ class MixJob:
 def publish_mix(job: MixJob) -> Manifest:
     """Draw the rows, write them under `job.prefix`, publish the manifest (kind `train`).
 
-    Rows per own row: `mix.ratio`, fewer if the file has fewer. The funnel counts records: `drawn` =
-    `kept` + the drops by reason. Finished work for the same inputs is returned as it is. Raises
-    `ConfigError` for a file that cannot be read, or that gives no row at all; an earlier stage may
-    have kept none.
+    Rows per own row: `mix.ratio` (None: all), fewer if the file has fewer. The funnel counts
+    records: `drawn` = `kept` + the drops by reason. Finished work for the same inputs is returned
+    as it is. Raises `ConfigError` for a file that cannot be read, or that gives no row at all; an
+    earlier stage may have kept none.
     """
     files = job.files
     inputs = job.inputs_digest(files)

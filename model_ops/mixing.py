@@ -25,7 +25,8 @@ def mix_in(store: Store, place: StagePlace, rows: Manifest) -> Manifest:
         store=store, mix=stage.mix, objective=stage.train.objective, words=words,
         num_own=rows.num_rows, prefix=place.prefix("mix"), round=place.round, stage=place.name,
         seed=place.seed, max_pixels=config.images.max_pixels, held_out=_held_out(store, config),
-        rows=_earlier_rows(store, place, stage.mix), shard_size=config.shard_size))
+        rows=_earlier_rows(store, place, stage.mix), max_rows=stage.train.max_rows,
+        shard_size=config.shard_size))
 
 
 def _earlier_rows(store: Store, place: StagePlace, mix: MixConfig) -> Manifest | None:

@@ -173,8 +173,9 @@ def lesson(stage: DialogStage, num_images: int) -> Lesson:
 
 
 def mixed(rows: float, mix: MixConfig | None) -> float:
-    """A stage's own *rows* with those that are mixed in."""
-    return rows * (1 + (mix.ratio if mix else 0))
+    """A stage's own *rows* with those that are mixed in (a whole file: as many, for want of its
+    size)."""
+    return rows * (1 + (mix.ratio or 1.0 if mix else 0))
 
 
 def num_steps(rows: float, train: TrainConfig) -> int:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from model_ops.engines.cluster import connect
 from model_ops.models import publish_model, reward_word_of
 from model_ops.training.job import Fitted, ObjectiveConfig, Session, Step, TrainJob
+from model_ops.training.rows import row_sets
 from schemas.artifacts import find_manifest
 from schemas.config import ModelConfig, TrainConfig
 from schemas.errors import ConfigError, FlywheelError, StoreError, TrainingError
@@ -67,7 +68,7 @@ def train(store: Store, rows: Sequence[Manifest], start: Manifest, config: Objec
     job = TrainJob(store, tuple(rows), start, config, model, prefix, seed, word, mix, reference)
     done = find_manifest(store, prefix, job.inputs_digest)
     if done is None:
-        if not sum(m.num_rows for m in job.rows):
+        if not sum(m.num_rows for m in row_sets(job)):
             raise TrainingError(f"{prefix}: no rows to train on, the curation dropped everything; "
                                 f"look at its funnel, then loosen `curation` or play more `games`")
         done = _run(job, on_progress)

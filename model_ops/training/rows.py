@@ -60,12 +60,13 @@ def count_rows(job: "TrainJob") -> int:
     return len(_chosen(job))
 
 
-def _row_sets(job: "TrainJob") -> list["Manifest"]:
+def row_sets(job: "TrainJob") -> list["Manifest"]:
+    """What a job learns from: `job.rows`, then its mix."""
     return [*job.rows, *([job.mix] if job.mix else [])]
 
 
 def _chosen(job: "TrainJob") -> list[int]:
-    counts = [m.num_rows for m in _row_sets(job)]
+    counts = [m.num_rows for m in row_sets(job)]
     return choose_rows(counts, job.config.replay, job.config.max_rows, job.seed,
                        num_current=2 if job.mix else 1)
 
@@ -77,7 +78,7 @@ def load_rows(job: "TrainJob", cache: Path) -> "Dataset":
     """
     from datasets import load_dataset
 
-    shards = [f"{job.store.uri(m.prefix)}/{s.path}" for m in _row_sets(job) for s in m.shards
+    shards = [f"{job.store.uri(m.prefix)}/{s.path}" for m in row_sets(job) for s in m.shards
               if s.num_rows]
     if not shards:
         places = ", ".join(job.store.uri(m.prefix) for m in job.rows) or "no manifest at all"

@@ -139,8 +139,9 @@ class MixConfig(Config):
     stage of that method has made in the same round."""
     images_uri: str | None = None
     """Folder of the pictures that JSON rows name."""
-    ratio: float = Field(default=1.0, gt=0)
-    """Rows per row of the stage's own; fewer if there are fewer."""
+    ratio: float | None = Field(default=1.0, gt=0)
+    """Rows per row of the stage's own; fewer if there are fewer. null: all there are (at most
+    `train.max_rows`), even where the stage has made none of its own."""
 
     @property
     def method(self) -> str | None:

@@ -41,14 +41,16 @@ KINDS = {kind.model_fields["method"].default: kind for kind in get_args(get_args
 
 
 def run_stage(
-    store: Store, monkeypatch: pytest.MonkeyPatch, method: str, num_rows: int, has_mix: bool
+    store: Store, monkeypatch: pytest.MonkeyPatch, method: str, num_rows: int, has_mix: bool,
+    ratio: float | None = 1.0, num_mixed: int = 4,
 ) -> tuple[list[str], Any]:
     done: list[str] = []
 
     def stand_in(task: str, artifact: str) -> Any:
         def step(place: StagePlace, *given: Manifest | None) -> Manifest:
             done.append(task)
-            shard = Shard(index=0, path="p", num_rows=num_rows, num_bytes=1, sha256="0")
+            num = num_mixed if artifact == "mix" else num_rows
+            shard = Shard(index=0, path="p", num_rows=num, num_bytes=1, sha256="0")
             return Manifest(kind=artifact, prefix=place.prefix(artifact), inputs_digest=artifact,
                             shards=[shard], funnel={"planned": 9, "kept": num_rows},
                             stats={"output_tokens_per_second": 12.34})
@@ -58,7 +60,7 @@ def run_stage(
         monkeypatch.setattr(METHODS[method].room, task, stand_in(task, artifact))
     for task, artifact in LEARNING.items():
         monkeypatch.setattr(learning, task, stand_in(task, artifact))
-    stage = KINDS[method](mix=MixConfig(uri="pairs.json") if has_mix else None)
+    stage = KINDS[method](mix=MixConfig(uri="pairs.json", ratio=ratio) if has_mix else None)
     config = RunConfig(root=store.root, images=ImagesConfig(limit=8), stages=[stage])
     images = Manifest(kind="images", prefix="images", inputs_digest="i")
     trained = STAGES[method](StagePlace(config, 2, 0), images, START, START, RoundClock(store, 2))
@@ -89,6 +91,17 @@ def test_without_a_row_the_model_stays_as_it_is(
     done, (record, model) = run_stage(local_store, monkeypatch, method, 0, True)
     assert done == [*METHODS[method].steps]
     assert model == START and record.model_digest == START.digest
+
+
+@pytest.mark.parametrize(("num_mixed", "steps"), [(4, ["mix_in", "train"]), (0, ["mix_in"])])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_mix_that_is_taken_whole_is_learnt_without_a_row_of_the_stages_own(
+    local_store: Store, monkeypatch: pytest.MonkeyPatch, method: str, num_mixed: int,
+    steps: list[str],
+) -> None:
+    done, (record, model) = run_stage(local_store, monkeypatch, method, 0, True, None, num_mixed)
+    assert done == [*METHODS[method].steps, *steps]
+    assert "mix" in record.artifacts and (model == START) == (num_mixed == 0)
 
 
 def test_every_method_has_its_flows() -> None:

@@ -114,6 +114,14 @@ def test_the_ratio_counts_rows_and_stops_where_the_file_ends(
     assert made.num_rows == num_rows and made.funnel["read"] == 20
 
 
+@pytest.mark.parametrize(("max_rows", "num_rows"), [(None, 40), (9, 10)])
+def test_without_a_ratio_all_rows_are_taken_up_to_the_most_that_are_learnt(
+        local_store: Store, tmp_path: Path, max_rows: int | None, num_rows: int) -> None:
+    made = publish_mix(job(local_store, authors_file(tmp_path, 20), mix={"ratio": None}, num_own=0,
+                           max_rows=max_rows))
+    assert made.num_rows == num_rows
+
+
 def test_the_draw_is_the_seeds(local_store: Store, tmp_path: Path) -> None:
     path = authors_file(tmp_path, 20)
     drawn = [{row.source_row_id for row in train_rows(local_store, publish_mix(
