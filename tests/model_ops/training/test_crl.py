@@ -51,6 +51,28 @@ def test_the_preset_names_the_batches(make_job: MakeJob) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("objective", ["sft", "crl"])
+def test_accumulated_batches_of_one_row_train_as_one_batch_of_four(
+        make_job: MakeJob, tmp_path: Path, objective: str) -> None:
+    """Rows of different lengths (with `sft`: and weights) count alike however they are batched.
+    Gradients are compared too, as Adam does not see a factor that all of them have."""
+    from safetensors.torch import load_file
+
+    fit, ends, norms = {"sft": sft.fit, "crl": crl.fit}[objective], [], []
+    for name, sizes in (("whole", (4, 1)), ("split", (1, 4))):
+        session = LocalSession(tmp_path / name)
+        job = make_job(objective=objective, batch_size=sizes[0], gradient_accumulation=sizes[1],
+                       mixed_precision="off", max_steps=3)
+        ends.append(load_file(fit(job, session).folder / "model.safetensors"))
+        norms.append([step.grad_norm for step in session.steps])
+    start = load_file(fetch_model(job.store, job.start) / "model.safetensors")
+    apart = max(float((ends[0][name] - ends[1][name]).abs().max()) for name in start)
+    moved = max(float((ends[0][name] - start[name]).abs().max()) for name in start)
+    assert moved > 1e-4 and apart < 0.01 * moved
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3) and len(norms[0]) == 3
+
+
+@pytest.mark.slow
 def test_it_learns_both_replies(make_job: MakeJob, tmp_path: Path) -> None:
     job = make_job(objective="crl", epochs=2, reward_word="good")
     session = LocalSession(tmp_path)
