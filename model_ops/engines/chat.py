@@ -27,13 +27,31 @@ def to_conversation(messages: Sequence[Message], plain: bool = False) -> list[di
     ]} for m in messages]
 
 
+def load_processor(path: Path | str) -> Any:
+    """A model's processor, for training and inference alike.
+
+    Where the tokenizer begins a text with BOS and the chat template does not (LLaVA's), the
+    template gets it: a rendered prompt is tokenised without special tokens.
+    """
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(path)
+    tokenizer = getattr(processor, "tokenizer", processor)
+    bos, template = tokenizer.bos_token, getattr(processor, "chat_template", None)
+    if not bos or not isinstance(template, str):
+        return processor
+    asked = to_conversation((Message("user", (_PROBE,)),), plain=tokenizer is processor)
+    if (tokenizer.encode(_PROBE)[:1] == [tokenizer.bos_token_id]
+            and bos not in processor.apply_chat_template(asked, tokenize=False)):
+        processor.chat_template = bos + template
+    return processor
+
+
 class ChatRenderer:
     """A model's chat template and tokenizer, with a memory of what was rendered before."""
 
     def __init__(self, path: Path | str) -> None:
-        from transformers import AutoProcessor
-
-        self._processor: Any = AutoProcessor.from_pretrained(path)
+        self._processor = load_processor(path)
         self._tokenizer: Any = getattr(self._processor, "tokenizer", self._processor)
         self._plain = self._tokenizer is self._processor
         self.end_id: int = self._tokenizer.eos_token_id

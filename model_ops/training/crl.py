@@ -13,7 +13,7 @@ one epoch, at most 312 steps, no clipping. A reply is `R`, a space and the end t
 itself; prompt and reply are cut at 1,024 text tokens each (an image counts as one), so a longer
 reply has no end token. It deviates where
 - the rest of the prompt is what the model's chat template gives, as in the engines (the reference
-  writes `<s>[INST] <image>\\n` and ` [/INST]` by hand; LLaVA-NeXT's template has no `<s>`);
+  writes `<s>[INST] <image>\\n` and ` [/INST]` by hand), BOS in front where the tokenizer has it;
 - the cosine ends with the last step done, a last incomplete batch of 64 is a step too, and the
   order of rows is drawn by the stage's seed;
 - adapter weights are float32, and matrix products are bfloat16 where `mixed_precision` and the

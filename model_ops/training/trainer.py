@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from model_ops.engines import chat
 from model_ops.models import WEIGHTS, fetch_model, model_files
 from model_ops.training.job import Fitted, Session, Step, TrainJob
 from model_ops.training.rows import count_rows, load_rows
@@ -74,10 +75,8 @@ def run(trainer: Trainer, start: Start, session: Session) -> Fitted:
 
 
 def load_processor(folder: Path) -> ProcessorMixin:
-    """The model's processor, with a padding token."""
-    from transformers import AutoProcessor
-
-    processor = AutoProcessor.from_pretrained(folder)
+    """The model's processor as in the engines, with a padding token."""
+    processor: ProcessorMixin = chat.load_processor(folder)
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     return processor

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,6 +31,23 @@ def folder(make_job: MakeJob) -> Path:
     return fetch_model(job.store, job.start)
 
 
+@pytest.fixture
+def bos_folder(folder: Path, tmp_path: Path) -> Path:
+    """The same, but its tokenizer begins every text with `<s>`, which its template does not write:
+    as LLaVA-NeXT's."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoProcessor
+
+    made = tmp_path / "bos"
+    copytree(folder, made)
+    tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.bos_token_id)])
+    tokenizer.save_pretrained(made)
+    return made
+
+
 def loaded(job: TrainJob, place: Path, num: int = NUM) -> list[dict[str, Any]]:
     return list(load_rows(job, place))[:num]
 
@@ -46,7 +64,8 @@ def engine_ids(folder: Path, messages: tuple[Message, ...], image: bytes) -> lis
     assert processor.tokenizer.encode(text, add_special_tokens=False) == before
     ids = processor(text=[text], images=[[decode(image, 10_000)]], return_tensors="pt",
                     add_special_tokens=False)["input_ids"][0]
-    marks = set(processor.tokenizer.encode("<fake_token_around_image><global-img><image>"))
+    marks = set(processor.tokenizer.encode("<fake_token_around_image><global-img><image>",
+                                           add_special_tokens=False))
     assert [i for i in ids.tolist() if i not in marks] == [i for i in before if i not in marks]
     return [int(i) for i in ids]
 
@@ -76,6 +95,38 @@ def test_crl_asks_with_the_engines_tokens_and_learns_the_reply_and_its_end(
         text = f"{reply} {end}" if collate is PaperCollator else reply + end
         assert said == processor.tokenizer.encode(text, add_special_tokens=False)
         assert processor.tokenizer.decode(said).split() == [*reply.split(), end]
+
+
+@pytest.mark.parametrize("writes_it", [False, True])
+def test_bos_is_in_front_once_in_training_and_inference(
+        make_job: MakeJob, bos_folder: Path, tmp_path: Path, writes_it: bool) -> None:
+    template = bos_folder / "chat_template.jinja"
+    if writes_it:
+        template.write_text("{{ bos_token }}" + template.read_text())
+    processor = load_processor(bos_folder)
+    bos = processor.tokenizer.bos_token_id
+    assert processor.tokenizer.encode("which")[0] == bos, "what a tokenizer normally does"
+    rows = loaded(make_job(objective="crl"), tmp_path)
+    for collate in (RowCollator(processor), PaperCollator(processor)):
+        batch = collate(rows)
+        for number, row in enumerate(rows):
+            asked = with_reward_word(question(number // 2), WORDS[number % 2])
+            prompt = engine_ids(bos_folder, asked, row["images"][0]["bytes"])
+            assert seen(batch, number) == prompt + learnt(batch, number)
+            assert prompt[0] == bos and seen(batch, number).count(bos) == 1
+    pairs = loaded(make_job(objective="dpo"), tmp_path)
+    batch = PairCollator(processor)(pairs)
+    for number, row in enumerate(pairs):
+        prompt = engine_ids(bos_folder, question(number), row["images"][0]["bytes"])
+        for place in (number, number + NUM):
+            assert seen(batch, place) == prompt + learnt(batch, place)
+
+
+def test_a_tokenizer_without_bos_gets_none(folder: Path) -> None:
+    from transformers import AutoProcessor
+
+    assert load_processor(folder).chat_template == AutoProcessor.from_pretrained(
+        folder).chat_template
 
 
 def test_good_and_bad_rows_of_a_pair_differ_in_one_prompt_token(
