@@ -7,7 +7,12 @@ splits some twenty; what of them a table or a chart shows is decided by name, he
 import re
 from typing import NamedTuple
 
-_NAME = re.compile(r"(?P<domain>.+)/pie(?:-(?P<variant>[a-z-]+))?_(?P<figure>[a-z_]+)")
+from schemas.questions import QUESTION_TYPES, slug
+
+_FIGURES = "|".join(
+    ["aar[a-z_]*", "overask", "unjudged", "parse_error", *map(slug, QUESTION_TYPES)])
+"""What `benchmarks.pie_summary` gives; a variant has any letters (`very_bad`)."""
+_NAME = re.compile(rf"(?P<domain>.+)/pie(?:-(?P<variant>[\w.-]+?))?_(?P<figure>{_FIGURES})")
 
 _POPE_SPLIT = re.compile(r".+/pope_(random|popular|adversarial)(_[a-z0-9_]+)?")
 

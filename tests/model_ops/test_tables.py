@@ -71,6 +71,8 @@ def test_without_such_figures_nothing_is_marked() -> None:
     ("field/pie_aar", ("field", "", "aar")),
     ("my/photos/pie-none-prompted_subject_ambiguity",
      ("my/photos", "none-prompted", "subject_ambiguity")),
+    ("field/pie-very_bad_aar_soft", ("field", "very_bad", "aar_soft")),
+    ("field/pie-Good2_false_premise", ("field", "Good2", "false_premise")),
     ("field/vqa", None), ("field/game4_success", None), ("pie_aar", None)])
 def test_names_of_pie_are_taken_apart(metric: str, parts: tuple[str, str, str] | None) -> None:
     name = parse_name(metric)
