@@ -76,8 +76,8 @@ class PairCurationConfig(Config):
     drop_cut_off: bool = True
     """Drop pairs with a reply that was cut off (`cut_off`)."""
     leak_pattern: str | None = (
-        r"(these|this|given|following|above) criteri(a|on)\b|instructed|preferred response"
-        r"|the user\b|(my|the|your|these) instructions")
+        r"(these|this|given|following|above|according to the) criteri(a|on)\b|instructed"
+        r"|how to reply:|preferred response|the user\b|(my|the|your|these) instructions")
     """Drop pairs whose reply speaks of the instructions (`criteria_leak`)."""
     max_similarity: float = Field(default=0.9, gt=0, le=1)
     """Drop pairs whose replies are more alike than this (`equal_pair`; edit ratio)."""

@@ -58,6 +58,9 @@ BAD: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("criteria_leak", ASKING, {"desired": "By the given criterion: which one?"},
      {"leak_pattern": None}),
     ("criteria_leak", ASKING, {"undesired": "AS INSTRUCTED, red."}, {"leak_pattern": None}),
+    ("criteria_leak", ASKING, {"undesired": "According to the criteria, it is red."},
+     {"leak_pattern": None}),
+    ("criteria_leak", ASKING, {"desired": "How to reply: which one?"}, {"leak_pattern": None}),
     ("criteria_leak", ASKING, {"desired": "Which one, by my instructions?"},
      {"leak_pattern": None}),
     ("criteria_leak", ASKING, {"undesired": "The user wants red."}, {"leak_pattern": "xyz"}),
@@ -91,6 +94,7 @@ def test_every_defect_has_its_reason_and_every_check_can_be_off(
 
 @pytest.mark.parametrize("said", [
     "What criteria should I use to judge whether it is big?", "By which criterion do you mean big?",
+    "Do you know how to reply to the man?",
     "There is an instruction manual on the table; which page?"])
 def test_a_question_for_a_standard_is_no_leak(said: str) -> None:
     assert reason_of(ASKING, desired=said) is None
