@@ -27,7 +27,7 @@ from schemas.artifacts import find_manifest, publish
 from schemas.config import QuestionsConfig
 from schemas.errors import ConfigError, DropError
 from schemas.manifest import Manifest, digest
-from schemas.questions import QUESTION_TYPES, slug
+from schemas.questions import QUESTION_TYPES, type_named
 from schemas.rows import ImageRef, QuarantineRow, SlotRow, row_id
 from schemas.store import Store
 
@@ -35,7 +35,6 @@ CODE_VERSION = 1
 """Raise it when planning changes, so that slots of older code are not reused."""
 TRIES_PER_IMAGE = 5
 MAX_IMAGES_TRIED = 100
-_TYPE_OF_SLUG = {slug(kind): kind for kind in QUESTION_TYPES}
 _PLACEHOLDER = "<image>"
 """Stands before the question in many LLaVA-style files; it is no word of it."""
 
@@ -80,9 +79,9 @@ def _content(config: QuestionsConfig, entries: list[Any]) -> str:
     """What the plan depends on beside the configuration: the file's entries, the grammar."""
     if config.source != "grammar":
         return json.dumps(entries, default=str)
-    from model_ops.nursery import odd
+    from model_ops.nursery import grammar, odd
 
-    return inspect.getsource(odd)
+    return inspect.getsource(odd) + inspect.getsource(grammar)
 
 
 def _check(images: Manifest, config: QuestionsConfig) -> None:
@@ -236,7 +235,7 @@ def read_entry(entry: Any) -> Entry:
     if not isinstance(question, str) or not question:
         raise DropError("bad_question", "needs image, question and question type")
     given = entry.get("Question Type", entry.get("question_type"))
-    kind = _TYPE_OF_SLUG.get(slug(str(given).strip()))
+    kind = type_named(given)
     if kind is None:
         raise DropError("unknown_type", f"{given!r} is none of {', '.join(QUESTION_TYPES)}")
     return Entry(image_name(entry), question, kind)

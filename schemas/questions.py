@@ -32,3 +32,11 @@ HAS_MIDDLE = frozenset(kind for kind, tier in TIERS.items() if tier == "ambiguou
 def slug(question_type: str) -> str:
     """The type in metric and file names: `False Premise` -> `false_premise`."""
     return question_type.lower().replace(" ", "_")
+
+
+_TYPE_OF_SLUG = {slug(kind): kind for kind in QUESTION_TYPES}
+
+
+def type_named(name: object) -> str | None:
+    """The type that a file's entry names, in any case (`false premise`, `false_premise`)."""
+    return _TYPE_OF_SLUG.get(slug(str(name).strip()))

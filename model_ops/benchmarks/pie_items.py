@@ -31,7 +31,7 @@ from schemas.artifacts import find_manifest, publish
 from schemas.config import BenchmarkConfig, JudgeConfig
 from schemas.errors import ConfigError, DropError
 from schemas.manifest import Manifest, digest
-from schemas.questions import CLEAR, ODD_TYPES, QUESTION_TYPES, slug
+from schemas.questions import CLEAR, ODD_TYPES, QUESTION_TYPES, slug, type_named
 from schemas.rows import ImageRef, PieRow, QuarantineRow, row_id
 from schemas.store import Store
 
@@ -193,11 +193,12 @@ def _entry_row(
     if not isinstance(entry, Mapping):
         raise DropError("bad_question", "not a record")
     question = entry.get("Question", entry.get("question"))
-    kind = entry.get("Question Type", entry.get("question_type"))
+    given = entry.get("Question Type", entry.get("question_type"))
     if not isinstance(question, str) or not question.strip():
         raise DropError("bad_question", "needs image, question and question type")
-    if kind not in QUESTION_TYPES:
-        raise DropError("unknown_type", f"{kind!r} is none of {', '.join(QUESTION_TYPES)}")
+    kind = type_named(given)
+    if kind is None:
+        raise DropError("unknown_type", f"{given!r} is none of {', '.join(QUESTION_TYPES)}")
     picture = by_id[find_image(image_name(entry), by_name).image_id]
     source = REGENERATED if entry.get("Source") == REGENERATED else "file"
     return _row(picture, kind, question.strip(), domain, source, seed)

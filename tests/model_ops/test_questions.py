@@ -424,10 +424,13 @@ def test_no_question_at_all_still_gives_an_artifact(local_store: Store) -> None:
         "planned": 0, "asked": 0, "unique": 0}
 
 
+@pytest.mark.parametrize("changed", ["odd", "grammar"])
 def test_a_changed_grammar_is_another_plan(
-    local_store: Store, monkeypatch: pytest.MonkeyPatch
+    local_store: Store, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
     images = nursery(local_store)
     first = plan(local_store, images, source="grammar", per_type={"Clear": 3})
-    monkeypatch.setattr(questions_ops.inspect, "getsource", lambda module: "edited")
+    source = questions_ops.inspect.getsource
+    monkeypatch.setattr(questions_ops.inspect, "getsource", lambda module: (
+        f"edited {module.__name__}" if module.__name__.endswith(changed) else source(module)))
     assert plan(local_store, images, source="grammar", per_type={"Clear": 3}).digest != first.digest

@@ -127,7 +127,8 @@ def test_the_authors_file_loads_and_bad_entries_are_quarantined(
            entry(2377000, " ", "False Premise"), entry(2377000, "Why 0?", ODD_TYPES[0]),
            ["not", "a", "record"]]
     ours = {"image": "photos/2377001.jpg", "question": "What colour is it?",
-            "question_type": "Clear"}
+            "question_type": "clear"}
+    good[1]["Question Type"] = "unanswerable_questions "
     path = tmp_path / "evaluation_data.jsonl"
     path.write_text("\n".join(json.dumps(each) for each in [*good, *bad, ours]))
     items = plan(local_store, about(photographs, path))
