@@ -28,4 +28,5 @@ def train(
         return noted(store, prefix, lambda: launch.train(
             store, training_rows(store, place, rows), start, place.stage.train, prefix, place.seed,
             config.model, on_progress=shown, reward_word=reward_word(place), mix=mix,
-            reference=reference_model(store, place)))
+            reference=reference_model(store, place),
+            max_image_pixels=config.engine.max_image_pixels))

@@ -1,9 +1,9 @@
 """From rows to batches: TRL's own collators, with what they leave out.
 
 Its one idea: training sees the tokens and pixels that inference sees. So the reward word is put in
-and the prompt is built by the functions that the engines use, pictures are decoded as for the
-engines, and the last thing learnt of every reply is an end-of-turn token, whatever the chat
-template does: TRL adds none to rows with images, and learns what a template writes behind it.
+and the prompt is built by the functions that the engines use, pictures are decoded and shrunk as
+for the engines, and the last thing learnt of every reply is an end-of-turn token, whatever the
+chat template does: TRL adds none to rows with images, and learns what a template writes behind it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from model_ops.engines.chat import to_conversation
+from model_ops.engines.pictures import shrink
 from model_ops.pixels import decode
 from model_ops.programs.calls import IMAGE, Message
 from model_ops.programs.reward import with_reward_word
@@ -32,13 +33,14 @@ _NO_LIMIT = 1 << 40
 class RowCollator:
     """Prompt-completion rows for `sft` and `crl`."""
 
-    def __init__(self, processor: ProcessorMixin, reward_word: str = "") -> None:
+    def __init__(self, processor: ProcessorMixin, reward_word: str = "",
+                 max_pixels: int | None = None) -> None:
         from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
         self._collate = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)
         self._close = missing_end_of_turn(processor)
         self._end: int = processor.tokenizer.eos_token_id
-        self._word = reward_word
+        self._word, self._max_pixels = reward_word, max_pixels
 
     def __call__(self, rows: list[Row]) -> Batch:
         """Input ids, labels (-100 but on completions), pixels, `weight` [rows] float32."""
@@ -53,19 +55,25 @@ class RowCollator:
     def example(self, row: Row) -> Row:
         """What TRL's collator takes."""
         return {"prompt": conditioned(row["prompt"], self._word),
-                "completion": closed(row["completion"], self._close), "images": pictures(row)}
+                "completion": closed(row["completion"], self._close),
+                "images": self.pictures(row)}
+
+    def pictures(self, row: Row) -> list[Image]:
+        """The row's images as the engines see them."""
+        return pictures(row, self._max_pixels)
 
 
 class PairCollator:
     """Preference pairs for `dpo`: all chosen replies first, then all rejected ones."""
 
-    def __init__(self, processor: ProcessorMixin, reward_word: str = "") -> None:
+    def __init__(self, processor: ProcessorMixin, reward_word: str = "",
+                 max_pixels: int | None = None) -> None:
         from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
         self._collate = DataCollatorForVisionPreference(processor)
         self._close = missing_end_of_turn(processor)
         self._end: int = processor.tokenizer.eos_token_id
-        self._word = reward_word
+        self._word, self._max_pixels = reward_word, max_pixels
 
     def __call__(self, rows: list[Row]) -> Batch:
         """Input ids, attention and completion mask, each [2 * rows, tokens], and pixels."""
@@ -76,7 +84,8 @@ class PairCollator:
         return batch
 
     def _example(self, row: Row) -> Row:
-        return {"prompt": conditioned(row["prompt"], self._word), "images": pictures(row),
+        return {"prompt": conditioned(row["prompt"], self._word),
+                "images": pictures(row, self._max_pixels),
                 "chosen": closed(row["chosen"], self._close),
                 "rejected": closed(row["rejected"], self._close)}
 
@@ -106,9 +115,9 @@ def behind_last(marks: torch.Tensor) -> torch.Tensor:
     return (from_here == 0) & marks.any(dim=1, keepdim=True)
 
 
-def pictures(row: Row) -> list[Image]:
-    """The row's images, decoded as for the engines."""
-    return [decode(image["bytes"], _NO_LIMIT) for image in row["images"]]
+def pictures(row: Row, max_pixels: int | None) -> list[Image]:
+    """The row's images, decoded and shrunk to *max_pixels* as for the engines."""
+    return [shrink(decode(image["bytes"], _NO_LIMIT), max_pixels) for image in row["images"]]
 
 
 def missing_end_of_turn(processor: ProcessorMixin) -> str:

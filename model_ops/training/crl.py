@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from model_ops.training.batches import RowCollator, pictures, rendered
+from model_ops.training.batches import RowCollator, rendered
 from model_ops.training.job import Fitted, Row, Session, TrainJob
 from model_ops.training.sft import fit_rows
 from model_ops.training.trainer import begin
@@ -46,19 +46,23 @@ def fit(job: TrainJob, session: Session) -> Fitted:
     """Train on this worker; rank 0 saves the model. `TrainingError` if the loss is not finite."""
     start = begin(job, session)
     assert isinstance(job.config, CrlConfig)
-    return fit_rows(job, session, start, collator(job.config, start.processor))
+    return fit_rows(job, session, start, collator(
+        job.config, start.processor, job.max_image_pixels))
 
 
-def collator(config: CrlConfig, processor: ProcessorMixin) -> RowCollator:
+def collator(config: CrlConfig, processor: ProcessorMixin,
+             max_pixels: int | None = None) -> RowCollator:
     """The preset's batches. The rows have their reward words already."""
-    return PaperCollator(processor) if config.preset == "paper" else RowCollator(processor)
+    kind = PaperCollator if config.preset == "paper" else RowCollator
+    return kind(processor, max_pixels=max_pixels)
 
 
 class PaperCollator(RowCollator):
     """Rows as the reference code writes them."""
 
-    def __init__(self, processor: ProcessorMixin, max_tokens: int = PAPER_TOKENS) -> None:
-        super().__init__(processor)
+    def __init__(self, processor: ProcessorMixin, max_tokens: int = PAPER_TOKENS,
+                 max_pixels: int | None = None) -> None:
+        super().__init__(processor, max_pixels=max_pixels)
         self._processor, self._max_tokens = processor, max_tokens
 
     def example(self, row: Row) -> Row:
@@ -68,7 +72,7 @@ class PaperCollator(RowCollator):
         texts = {"prompt": rendered(row["prompt"], self._processor),
                  "completion": f"{reply} {self._processor.tokenizer.eos_token}"}
         return {name: first_tokens(text, self._max_tokens, self._processor)
-                for name, text in texts.items()} | {"images": pictures(row)}
+                for name, text in texts.items()} | {"images": self.pictures(row)}
 
 
 def first_tokens(text: str, num: int, processor: ProcessorMixin) -> str:

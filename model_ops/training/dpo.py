@@ -77,7 +77,7 @@ def make_trainer(job: TrainJob, config: DpoConfig, start: Start, session: Sessio
         model=load_model(start.folder, config, start.dtype), ref_model=reference,
         args=arguments(job, config, start.dtype, session.scratch / "trainer"),
         train_dataset=start.rows, processing_class=start.processor,
-        data_collator=PairCollator(start.processor, job.reward_word),
+        data_collator=PairCollator(start.processor, job.reward_word, job.max_image_pixels),
         peft_config=adapter(config), callbacks=[session_callback(job, session)],
     )
     _check_precision(trainer)

@@ -41,14 +41,18 @@ class TrainJob:
     """General data, learnt from beside this round's rows."""
     reference: Manifest | None = None
     """The model that `dpo` compares with, where it is not `start`."""
+    max_image_pixels: int | None = None
+    """Larger pictures are shrunk to it, as the engines do (`engine.max_image_pixels`)."""
 
     @property
     def inputs_digest(self) -> str:
         """Identity of everything that shapes the trained model."""
+        pixels = self.max_image_pixels
         return digest([CODE_VERSION, self.config.model_dump(mode="json"), self.model.dtype,
                        [m.digest for m in self.rows], self.start.digest, self.seed,
                        *filter(None, [self.reward_word, self.mix and self.mix.digest,
-                                      self.reference and f"reference {self.reference.digest}"])])
+                                      self.reference and f"reference {self.reference.digest}",
+                                      pixels and f"max_image_pixels {pixels}"])])
 
     @property
     def parents(self) -> dict[str, str]:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 def fit(job: TrainJob, session: Session) -> Fitted:
     """Train on this worker; rank 0 saves the model. `TrainingError` if the loss is not finite."""
     start = begin(job, session)
-    return fit_rows(job, session, start, RowCollator(start.processor, job.reward_word))
+    return fit_rows(job, session, start, RowCollator(
+        start.processor, job.reward_word, job.max_image_pixels))
 
 
 def fit_rows(job: TrainJob, session: Session, start: Start, collator: Collator) -> Fitted:

@@ -1,5 +1,6 @@
 """What training sees of a row: the tokens that the engines ask with, the reply, and its end."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
@@ -7,7 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from model_ops.engines.pictures import PictureMemory
 from model_ops.models import fetch_model
 from model_ops.pixels import decode
 from model_ops.programs.calls import IMAGE, Generate, Message
@@ -151,6 +154,26 @@ def test_the_word_of_the_start_model_is_put_into_sft_prompts(
         prompt = engine_ids(folder, asked, row["images"][0]["bytes"])
         assert seen(worded, number) == prompt + learnt(plain, number)
         assert learnt(worded, number) == learnt(plain, number)
+
+
+@pytest.mark.parametrize("objective", ["sft", "crl", "paper", "dpo"])
+def test_pictures_are_shrunk_as_the_engines_shrink_them(
+        make_job: MakeJob, folder: Path, tmp_path: Path, objective: str) -> None:
+    job = make_job(objective="crl" if objective == "paper" else objective)
+    processor, rows = load_processor(folder), loaded(job, tmp_path, 2)
+    collate = {"sft": RowCollator, "crl": RowCollator, "paper": PaperCollator,
+               "dpo": PairCollator}[objective](processor, max_pixels=1000)
+    given: list[Image.Image] = []
+    inner = collate._collate
+    collate._collate = lambda examples: (given.extend(e["images"][0] for e in examples),
+                                         inner(examples))[1]
+    buffer = io.BytesIO()
+    Image.effect_noise((100, 100), 50).save(buffer, "PNG")
+    collate([row | {"images": [{"bytes": buffer.getvalue()}]} for row in rows])
+    seen = PictureMemory(lambda _: buffer.getvalue(), 1000).picture(
+        ImageRef(image_id="i", shard=0, row=0))
+    assert seen.width * seen.height <= 1000
+    assert [picture.tobytes() for picture in given] == [seen.tobytes()] * 2
 
 
 @pytest.mark.parametrize("word", ["", "good"])

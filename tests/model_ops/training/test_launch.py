@@ -116,12 +116,12 @@ def test_the_inputs_make_the_identity(make_job: MakeJob) -> None:
     assert jobs[0].parents == {"start": jobs[0].start.digest, "train": jobs[0].rows[0].digest}
 
 
-def test_the_word_and_the_mix_are_part_of_the_identity(make_job: MakeJob) -> None:
+def test_the_word_the_mix_and_the_pixels_are_part_of_the_identity(make_job: MakeJob) -> None:
     job = make_job()
     other = publish_rows(job.store, 50, 6, "mix")
     changed = [job, replace(job, reward_word="good"), replace(job, reward_word="bad"),
-               replace(job, mix=other)]
-    assert len({each.inputs_digest for each in changed}) == 4
+               replace(job, mix=other), replace(job, max_image_pixels=1000)]
+    assert len({each.inputs_digest for each in changed}) == 5
     assert changed[3].parents == {**job.parents, "mix": other.digest}
 
 
