@@ -41,29 +41,42 @@ class Lease(Record):
     @property
     def is_free(self) -> bool:
         """Whether anybody may take it: released, expired, or its process is gone."""
-        expired = datetime.fromisoformat(self.expires_at) <= datetime.now(UTC)
-        return self.released or expired or self._holder_is_dead()
+        return self.released or self.has_expired or self._holder_is_dead()
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether its time is over."""
+        return datetime.fromisoformat(self.expires_at) <= datetime.now(UTC)
 
     def _holder_is_dead(self) -> bool:
         return self.machine == _machine() != "" and _start_time(self.pid) != self.started
 
 
 class RootLock:
-    """A held lock. `check()` raises once a renewal found that another run holds the root."""
+    """A held lock. `check()` raises once another run holds the root, or may take it."""
 
     def __init__(self, store: Store, lease: Lease, duration: timedelta) -> None:
         self._store = store
         self._lease = lease
         self._duration = duration
         self._lost: str | None = None
+        self._renewing = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="root-lock", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raise `LockHeld` if another run took the root over (this one slept too long)."""
+        """Raise `LockHeld` if another run took the root over (this one slept too long).
+
+        A lease that ended is renewed first; `StoreError` if it cannot be.
+        """
+        if self._lease.has_expired and self._lost is None:
+            self._renew()
         if self._lost is not None:
             raise LockHeld(self._lost)
+        if self._lease.has_expired:
+            raise StoreError(f"{self._store.uri(PATH)}: the lease ended at "
+                             f"{self._lease.expires_at} and was not renewed; start the run again")
 
     def release(self) -> None:
         """Stop renewing and let the next run in."""
@@ -76,9 +89,13 @@ class RootLock:
     def _keep(self) -> None:
         while not self._stop.wait(self._duration.total_seconds() / 3) and self._lost is None:
             try:
-                self._swap(self._lease.model_copy(update={"expires_at": _later(self._duration)}))
+                self._renew()
             except StoreError:  # storage is away for a moment: the lease bridges two such failures
                 continue
+
+    def _renew(self) -> None:
+        with self._renewing:
+            self._swap(self._lease.model_copy(update={"expires_at": _later(self._duration)}))
 
     def _swap(self, lease: Lease) -> None:
         if self._store.replace(PATH, _bytes(lease), _bytes(self._lease)):

@@ -66,17 +66,17 @@ class Store:
 
     def read_bytes(self, path: str) -> bytes:
         """The object's content; `StoreError` if there is none."""
-        with self._errors("read", path):
+        with _errors("read", self.uri(path)):
             return self._objects.read(self._key(path))
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write the object whole: a reader sees the old content or the new, never a part."""
-        with self._errors("write", path):
+        with _errors("write", self.uri(path)):
             self._objects.write(self._key(path), data)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write the object only if it is absent; False if it was there."""
-        with self._errors("create", path):
+        with _errors("create", self.uri(path)):
             return self._swapping.create(self._key(path), data)
 
     def replace(self, path: str, data: bytes, expected: bytes | None) -> bool:
@@ -86,22 +86,22 @@ class Store:
         """
         if expected is None:
             return self.create(path, data)
-        with self._errors("replace", path):
+        with _errors("replace", self.uri(path)):
             return self._swapping.replace(self._key(path), data, expected)
 
     def exists(self, path: str) -> bool:
         """Whether the object is there."""
-        with self._errors("look up", path):
+        with _errors("look up", self.uri(path)):
             return self._objects.exists(self._key(path))
 
     def delete(self, path: str) -> None:
         """Remove the object; nothing happens if there is none."""
-        with self._errors("delete", path):
+        with _errors("delete", self.uri(path)):
             self._objects.delete(self._key(path))
 
     def open_parquet(self, path: str) -> pq.ParquetFile:
         """Open a Parquet file for reading by row group (only the footer is read here)."""
-        with self._errors("read", path):
+        with _errors("read", self.uri(path)):
             return self._objects.parquet(self._key(path))
 
     @property
@@ -120,22 +120,33 @@ class Store:
             raise StoreError(f"{path!r} leaves the root: paths are relative and without '..'")
         return path
 
-    @contextmanager
-    def _errors(self, action: str, path: str) -> Iterator[None]:
-        try:
-            yield
-        except StoreError:
-            raise
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"cannot {action} {self.uri(path)}: it does not exist; check the root, or run the "
-                f"stage that makes it"
-            ) from error
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                f"cannot {action} {self.uri(path)}: {type(error).__name__}: {error}; check that "
-                f"the storage is reachable and that you may use it (`flywheel doctor`)"
-            ) from error
+
+@contextmanager
+def _errors(action: str, uri: str) -> Iterator[None]:
+    """Makes a failure of storage a `StoreError` that says what could not be done."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"cannot {action} {uri}: it does not exist; check the root, or run the "
+            f"stage that makes it"
+        ) from error
+    except _failures() as error:
+        raise StoreError(
+            f"cannot {action} {uri}: {type(error).__name__}: {error}; check that "
+            f"the storage is reachable and that you may use it (`flywheel doctor`)"
+        ) from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What backends raise: s3fs hands on its clients' errors, of which many are no OSError."""
+    from aiohttp import ClientError
+    from botocore.exceptions import BotoCoreError
+    from s3fs.core import S3_RETRYABLE_ERRORS
+
+    return OSError, ValueError, BotoCoreError, ClientError, *S3_RETRYABLE_ERRORS
 
 
 @lru_cache(maxsize=16)
@@ -254,7 +265,7 @@ class BucketObjects:
     def parquet(self, key: str) -> pq.ParquetFile:
         # Arrow merges the ranges it needs; s3fs would read 50 MB ahead of each.
         file = self._files.open(self._path(key), "rb", cache_type="none")
-        return pq.ParquetFile(file, pre_buffer=True)
+        return pq.ParquetFile(_Reads(file, f"s3://{self._path(key)}"), pre_buffer=True)
 
     def _head(self, key: str) -> dict[str, Any]:
         """The object's headers; s3fs's own `info` would list the bucket for an absent one."""
@@ -276,6 +287,21 @@ class BucketObjects:
                 return False
             raise
         return True
+
+
+class _Reads:
+    """A bucket's open file. Arrow reads it long after it was opened, and also then may S3 fail."""
+
+    def __init__(self, file: Any, uri: str) -> None:
+        self._file, self._uri = file, uri
+
+    def read(self, size: int = -1) -> bytes:
+        """`size` bytes from where the file stands; `StoreError` if they do not come."""
+        with _errors("read", self._uri):
+            return bytes(self._file.read(size))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 @lru_cache(maxsize=64)

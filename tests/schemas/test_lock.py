@@ -132,6 +132,34 @@ def test_storage_that_is_away_for_a_moment_does_not_lose_the_lock(
         assert not stored(local_store).is_free
 
 
+def test_a_lease_that_ended_is_renewed_or_an_error(
+        local_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> bool:
+        raise OSError("gone")
+
+    with hold_root(local_store, "run", SECOND * 0.3) as lock:
+        lock._stop.set()  # as if the machine slept: nothing renews
+        lock._thread.join()
+        time.sleep(0.4)
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalObjects, "replace", away)
+            for check in (lock.check, lambda: check_root(local_store)):
+                with pytest.raises(StoreError, match="gone"):
+                    check()
+        lock.check()
+        assert not stored(local_store).is_free
+
+
+def test_a_lease_that_ended_and_was_taken_is_lost(local_store: Store) -> None:
+    with hold_root(local_store, "slept", SECOND * 0.1) as lock:
+        lock._stop.set()
+        lock._thread.join()
+        put(local_store, lease(holder="taker"))
+        time.sleep(0.2)
+        with pytest.raises(LockHeld, match="taker"):
+            lock.check()
+
+
 def test_a_damaged_lock_says_what_to_do(local_store: Store) -> None:
     local_store.write_bytes(PATH, b"?")
     with pytest.raises(StoreError, match="delete it"), hold_root(local_store, "me", 10):

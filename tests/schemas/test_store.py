@@ -5,15 +5,17 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+import s3fs
 
 from schemas.arrow import table_to_parquet
 from schemas.errors import ConfigError, StoreError
-from schemas.store import BucketObjects, Store, _require_conditional_writes
+from schemas.store import BucketObjects, Store, _backend, _require_conditional_writes
 
 COUNT_UP = """
 import sys
@@ -156,3 +158,54 @@ def test_an_absent_bucket_is_a_store_error(s3_endpoint: str) -> None:
         Store("s3://no-such-bucket/run").write_bytes("x", b"1")
     with pytest.raises(StoreError, match="no-such-bucket"):
         Store("s3://no-such-bucket/run").create("x", b"1")
+
+
+@pytest.fixture
+def _new_clients() -> Iterator[None]:
+    """S3 clients of this test alone: they keep the endpoint and credentials they began with."""
+    for begun in (False, True):
+        s3fs.S3FileSystem.clear_instance_cache()
+        _backend.cache_clear()
+        if not begun:
+            yield
+
+
+@pytest.mark.parametrize("changes", [
+    {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "me"},
+    {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_CONFIG_FILE": "/dev/null",
+     "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_EC2_METADATA_DISABLED": "true"},
+], ids=["nobody listens", "no credentials"])
+def test_storage_that_is_away_is_a_store_error(
+        monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], request: Any) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1",
+                        "AWS_MAX_ATTEMPTS": "1", **changes}.items():
+        monkeypatch.setenv(name, value)
+    request.getfixturevalue("_new_clients")
+    store = Store("s3://bucket/run")
+    for call in (store.read_bytes, store.exists, store.delete, store.open_parquet,
+                 lambda path: store.write_bytes(path, b""), lambda path: store.create(path, b"")):
+        with pytest.raises(StoreError, match="flywheel doctor"):
+            call("x")
+
+
+@pytest.mark.s3
+def test_a_connection_lost_while_a_parquet_file_is_read_is_a_store_error(
+        s3_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from botocore.exceptions import ConnectionClosedError
+
+    fetch, lost = s3fs.core.S3File._fetch_range, []
+
+    def fetch_range(*arguments: object) -> Any:
+        if lost:
+            raise ConnectionClosedError(endpoint_url="s3")
+        return fetch(*arguments)
+
+    monkeypatch.setattr(s3fs.core.S3File, "_fetch_range", fetch_range)
+    store = Store(s3_root)
+    store.write_bytes("t.parquet", table_to_parquet(pa.table({"n": list(range(10))})))
+    with store.open_parquet("t.parquet") as file:
+        lost.append(True)
+        with pytest.raises(StoreError, match=r"t\.parquet.*ConnectionClosedError"):
+            file.read()
