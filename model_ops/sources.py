@@ -19,11 +19,15 @@ from urllib.parse import urlsplit
 import fsspec
 
 from schemas.config import ImagesConfig
-from schemas.errors import ConfigError, DropError
+from schemas.errors import ConfigError, DropError, StoreError
 from schemas.manifest import digest
 
 MAX_BYTES = 256 << 20
 """A larger file is not read."""
+_FILES_FAULTS = FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError
+_ACCOUNTS_FAULTS = {"AccountProblem", "ExpiredToken", "InvalidAccessKeyId", "InvalidSecurity",
+                    "NoSuchBucket", "NotSignedUp", "RequestTimeTooSkewed", "SignatureDoesNotMatch"}
+"""S3 error codes that are handed on as the same classes, but are of no single file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class Source(Protocol):
         ...
 
     def read(self, candidate: Candidate) -> Content:
-        """The content of one; `DropError` if it cannot be read."""
+        """The content of one; `DropError` if the file, `StoreError` if its place is unreadable."""
         ...
 
 
@@ -142,7 +146,10 @@ class BucketSource:
             raise ConfigError(f"images.uri {config.uri!r} cannot be read: {error}") from error
 
     def candidates(self) -> Iterator[Candidate]:
-        found = self._files.find(self._prefix, detail=True, refresh=True)
+        try:
+            found = self._files.find(self._prefix, detail=True, refresh=True)
+        except Exception as error:  # backends have errors of their own
+            raise self._away(error) from error
         if not found:
             raise ConfigError(f"images.uri {self._config.uri!r} holds no objects: check the prefix "
                               f"and the rights to list it")
@@ -152,8 +159,15 @@ class BucketSource:
     def read(self, candidate: Candidate) -> Content:
         try:
             return Content(bytes(self._files.cat_file(candidate.key)))
-        except OSError as error:
+        except Exception as error:
+            if not isinstance(error, _FILES_FAULTS) or _s3_code(error) in _ACCOUNTS_FAULTS:
+                raise self._away(error) from error
             raise DropError("unreadable_file", f"{candidate.name}: {error}") from error
+
+    def _away(self, error: Exception) -> StoreError:
+        return StoreError(f"images.uri {self._config.uri!r} cannot be read: "
+                          f"{type(error).__name__}: {error}; check that it is reachable and that "
+                          f"you may use it")
 
     def _candidate(self, key: str, entry: dict[str, Any]) -> Candidate:
         name = key.removeprefix(self._prefix).lstrip("/") or key
@@ -163,6 +177,13 @@ class BucketSource:
         if printable != name or "\ufffd" in name:
             problem = "bad_file_name"
         return Candidate(printable, size, key, problem)
+
+
+def _s3_code(error: Exception) -> str | None:
+    """S3's own name of the error, which s3fs keeps in the cause."""
+    response = getattr(error.__cause__, "response", None) or {}
+    code: str | None = response.get("Error", {}).get("Code")
+    return code
 
 
 class NurserySource:

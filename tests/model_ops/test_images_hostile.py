@@ -18,7 +18,7 @@ from model_ops.images import import_images
 from model_ops.pixels import decode
 from schemas.artifacts import read_quarantine, read_rows
 from schemas.config import ImagesConfig
-from schemas.errors import DropError
+from schemas.errors import DropError, StoreError
 from schemas.rows import ImageRow
 from schemas.store import Store
 from tests.schemas.rows_for_tests import png
@@ -162,6 +162,52 @@ def test_a_file_that_is_gone_or_too_big_is_quarantined(
     manifest = import_images(local_store, ImagesConfig(uri=str(tmp_path)))
     dropped = {row.source: row.reason for row in read_quarantine(local_store, manifest)}
     assert dropped["1.png"] == "unreadable_file" and dropped["big.png"] == "file_too_big"
+
+
+def s3_error(code: str) -> Exception:
+    """As s3fs raises it."""
+    from botocore.exceptions import ClientError
+    from s3fs.errors import translate_boto_error
+
+    return translate_boto_error(ClientError({"Error": {"Code": code}}, "GetObject"))
+
+
+@pytest.mark.parametrize(("error", "is_the_files"), [
+    (FileNotFoundError("b.png"), True), (s3_error("AccessDenied"), True),
+    (s3_error("NoSuchKey"), True), (TimeoutError(), False), (s3_error("500"), False),
+    (s3_error("SlowDown"), False), (s3_error("ExpiredToken"), False),
+    (RuntimeError("a backend's own"), False)])
+def test_a_bucket_that_fails_costs_no_pictures(
+        local_store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception,
+        is_the_files: bool) -> None:
+    files = fsspec.filesystem("memory")
+    for name in "abc":
+        files.pipe_file(f"/failing/{name}.png", png((ord(name), 0, 0)))
+    read, config = type(files).cat_file, ImagesConfig(uri="memory://failing")
+
+    def cat_file(self: object, path: str) -> bytes:
+        if path.endswith("b.png"):
+            raise error
+        return read(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(files), "cat_file", cat_file)
+        if is_the_files:
+            assert import_images(local_store, config).funnel["unreadable_file"] == 1
+            return
+        with pytest.raises(StoreError, match="memory://failing"):
+            import_images(local_store, config)
+    assert import_images(local_store, config).num_rows == 3
+
+
+def test_a_bucket_that_cannot_be_listed_is_a_store_error(
+        local_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(*_: object, **__: object) -> dict[str, object]:
+        raise s3_error("500")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "find", find)
+    with pytest.raises(StoreError, match="cannot be read"):
+        import_images(local_store, ImagesConfig(uri="memory://unlisted"))
 
 
 def test_every_kind_of_good_picture_becomes_rgb() -> None:
