@@ -47,7 +47,7 @@ class Manifest(BaseModel):
     inputs_digest: str
     """sha256 over config hash + parent digests + prompt hash + model digest + code version."""
     parents: dict[str, str] = {}
-    """Name of each input -> its digest."""
+    """Name of each input -> its digest; `prompts`: of the prompt set, where one shaped the rows."""
     shards: list[Shard] = []
     files: dict[str, str] = {}
     """Models: file name -> sha256."""

@@ -150,7 +150,8 @@ def _curate(job: _Job) -> Manifest:
               for index, batch in enumerate(batches(_chosen(job, reasons), job.shard_size))]
     return Manifest(
         kind="pairs", prefix=job.prefix, inputs_digest=job.inputs_digest,
-        parents={"imagined": job.imagined.digest, "images": job.images.digest},
+        parents={"imagined": job.imagined.digest, "images": job.images.digest,
+                 "prompts": job.wording.prompts.digest},
         shards=shards, funnel=count_pairs(job.questions, job.imagined, shards),
         stats=sum_stats(shards, lambda name: not name.startswith(_DROPPED)),
         config=config.model_dump(mode="json"))
@@ -243,10 +244,14 @@ def write_train(
               or _train_shard(store, pairs, shard.index, objective, words, prefix, seed, inputs)
               for shard in pairs.shards]
     manifest = Manifest(
-        kind="train", prefix=prefix, inputs_digest=inputs, parents={"pairs": pairs.digest},
-        shards=shards, funnel=pairs.funnel, stats={**pairs.stats, **sum_stats(shards)},
-        config=settings)
+        kind="train", prefix=prefix, inputs_digest=inputs,
+        parents={"pairs": pairs.digest, **_prompts_of(pairs)}, shards=shards,
+        funnel=pairs.funnel, stats={**pairs.stats, **sum_stats(shards)}, config=settings)
     return publish(store, manifest)
+
+
+def _prompts_of(made: Manifest) -> dict[str, str]:
+    return {name: found for name, found in made.parents.items() if name == "prompts"}
 
 
 def _train_shard(

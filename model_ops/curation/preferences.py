@@ -140,7 +140,8 @@ def _prefer_all(job: _Job) -> Manifest:
               for index, batch in enumerate(batches(_judged(job), job.shard_size))]
     return Manifest(
         kind="pairs", prefix=job.prefix, inputs_digest=job.inputs_digest,
-        parents={"searches": job.searches.digest, "images": job.images.digest},
+        parents={"searches": job.searches.digest, "images": job.images.digest,
+                 "prompts": job.prompts.digest},
         shards=shards, funnel=_funnel(job.searches, shards), stats=_summary(shards),
         config=job.config.model_dump(mode="json"))
 

@@ -22,6 +22,7 @@ from model_ops.engines.cluster import connect, quiet_data_context
 from model_ops.engines.job import LocalModel, PoolWork, ProgramJob, find_program, inputs_digest
 from model_ops.engines.player import LAST_WORDS, SEEDED, ShardPlayer
 from model_ops.engines.scripted import SCHEME
+from model_ops.prompts import load_prompts
 from schemas.artifacts import find_manifest, publish, read_receipt
 from schemas.config import EngineConfig
 from schemas.errors import ConfigError, EngineError, FlywheelError, StoreError
@@ -237,6 +238,7 @@ def _manifest(work: PoolWork, inputs_digest: str, engine: EngineConfig, shards: 
         kind=_kind_of(kind.row_type), prefix=work.prefix,
         inputs_digest=inputs_digest, shards=shards,
         parents={"items": work.items.digest, "images": work.images.digest,
+                 "prompts": load_prompts(work.job.prompts).digest,
                  **{f"model:{seat}": m.digest for seat, m in work.job.models.items()}},
         funnel={"planned": num_in, "played": num_out, **drops}, stats=stats,
         config=work.job.model_dump(mode="json", exclude={"models"}),

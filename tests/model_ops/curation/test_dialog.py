@@ -277,6 +277,11 @@ def test_finished_work_is_returned_and_finished_shards_are_kept(
     assert list(read_rows(local_store, again, TrainRow)) == rows
 
 
+def test_the_manifest_names_the_prompts(local_store: Store) -> None:
+    manifest, rows, _, _ = curated(local_store, PER_IMAGE, ALL)
+    assert manifest.parents["prompts"] == load_prompts("nursery").digest == rows[0].prompt_version
+
+
 def _manifest(store: Store, prefix: str) -> Manifest:
     return Manifest.model_validate_json(store.read_bytes(f"{prefix}/manifest.json"))
 

@@ -24,7 +24,7 @@ from model_ops.curation.pairs import (
 from model_ops.curation.train_rows import chat
 from model_ops.programs.contrastive_messages import question_messages
 from model_ops.programs.reward import with_reward_word
-from schemas.artifacts import publish, read_quarantine, read_rows, write_shard
+from schemas.artifacts import publish, read_manifest, read_quarantine, read_rows, write_shard
 from schemas.config import PairCurationConfig, RewardWords
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest
@@ -370,6 +370,12 @@ def test_the_objective_changes_rows_but_no_pairs(local_store: Store) -> None:
     made, _ = trained_on(local_store, "crl")
     other, _ = trained_on(local_store, "sft")
     assert made.parents == other.parents and made.inputs_digest != other.inputs_digest
+
+
+def test_pairs_and_their_training_rows_name_the_prompts(local_store: Store) -> None:
+    made, pairs = trained_on(local_store, "crl")
+    assert made.parents["prompts"] == PROMPTS.digest == pairs[0].prompt_version
+    assert read_manifest(local_store, "pairs").parents["prompts"] == PROMPTS.digest
 
 
 def test_training_rows_are_resumed_shard_by_shard(

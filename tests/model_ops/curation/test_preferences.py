@@ -249,6 +249,10 @@ def test_finished_work_is_returned_and_a_killed_run_gives_the_same_rows(
     assert list(read_rows(local_store, again, PairRow)) == rows
 
 
+def test_the_manifest_names_the_prompts(local_store: Store) -> None:
+    assert written(local_store, mixed(9)).parents["prompts"] == PROMPTS.digest
+
+
 def test_other_weights_make_pairs_anew(local_store: Store) -> None:
     digests = {written(local_store, mixed(9), config).inputs_digest for config in (
         RANK, RAW, PreferenceConfig(lam=0.5), PreferenceConfig(min_margin=0.1))}

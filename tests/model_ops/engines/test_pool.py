@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from model_ops.engines.pool import LocalModel, PoolWork, ProgramJob, run_all, run_programs
+from model_ops.prompts import load_prompts
 from schemas.artifacts import read_quarantine, read_rows
 from schemas.config import EngineConfig
 from schemas.errors import ConfigError, EngineError
@@ -70,6 +71,7 @@ def test_every_item_becomes_a_row_or_a_quarantined_row_in_order(store: Store) ->
     assert "ZeroDivisionError: a bug in the program" in {row.detail for row in dropped}
     assert (made.kind, made.determinism, made.stats["calls"]) == ("items", "call", 240)
     assert seen == [(n, 7) for n in range(1, 8)]
+    assert made.parents["prompts"] == load_prompts("nursery").digest
 
 
 def test_two_actors_make_the_same_bytes_as_one_and_nothing_is_done_twice(store: Store) -> None:
