@@ -122,6 +122,7 @@ def publish_mix(job: MixJob) -> Manifest:
     return publish(job.store, Manifest(
         kind="train", prefix=job.prefix, inputs_digest=inputs, shards=shards,
         parents={"rows": job.rows.digest} if job.rows else {},
+        determinism=job.rows.determinism if job.rows else "inputs",
         funnel={"read": len(sizes), "drawn": len(drawn), **drops, "kept": counts.get("kept", 0)},
         config={"mix": job.mix.model_dump(mode="json"), "objective": job.objective}))
 

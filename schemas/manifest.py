@@ -58,7 +58,8 @@ class Manifest(BaseModel):
     """The part of the configuration that shaped it."""
     determinism: str = "inputs"
     """`inputs`: the same inputs give the same bytes; `call`: seeded per call;
-    `engine`: only the engine was seeded, or it is an endpoint, which may ignore a call's seed."""
+    `engine`: only the engine was seeded, or it is an endpoint, which may ignore a call's seed.
+    What is made of rows has that of the rows."""
     created_at: str = ""
 
     @property

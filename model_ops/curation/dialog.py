@@ -111,6 +111,7 @@ def _curate(job: _Job) -> Manifest:
         funnel=count_funnel(games, chosen, broken),
         stats=sum_stats(shards) | _count_excluded(excluded),
         config=job.config.model_dump(mode="json"),
+        determinism=job.transcripts.determinism,
     )
 
 

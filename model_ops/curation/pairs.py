@@ -154,7 +154,7 @@ def _curate(job: _Job) -> Manifest:
                  "prompts": job.wording.prompts.digest},
         shards=shards, funnel=count_pairs(job.questions, job.imagined, shards),
         stats=sum_stats(shards, lambda name: not name.startswith(_DROPPED)),
-        config=config.model_dump(mode="json"))
+        config=config.model_dump(mode="json"), determinism=job.imagined.determinism)
 
 
 def _chosen(
@@ -246,7 +246,8 @@ def write_train(
     manifest = Manifest(
         kind="train", prefix=prefix, inputs_digest=inputs,
         parents={"pairs": pairs.digest, **_prompts_of(pairs)}, shards=shards,
-        funnel=pairs.funnel, stats={**pairs.stats, **sum_stats(shards)}, config=settings)
+        funnel=pairs.funnel, stats={**pairs.stats, **sum_stats(shards)}, config=settings,
+        determinism=pairs.determinism)
     return publish(store, manifest)
 
 

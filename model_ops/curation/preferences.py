@@ -68,7 +68,7 @@ def write_nodes(
     return publish(out, Manifest(
         kind="nodes", prefix=prefix, inputs_digest=inputs, shards=shards,
         parents={"searches": searches.digest}, stats=sum_stats(shards),
-        config=config.model_dump(mode="json")))
+        config=config.model_dump(mode="json"), determinism=searches.determinism))
 
 
 def _node_shard(
@@ -143,7 +143,7 @@ def _prefer_all(job: _Job) -> Manifest:
         parents={"searches": job.searches.digest, "images": job.images.digest,
                  "prompts": job.prompts.digest},
         shards=shards, funnel=_funnel(job.searches, shards), stats=_summary(shards),
-        config=job.config.model_dump(mode="json"))
+        config=job.config.model_dump(mode="json"), determinism=job.searches.determinism)
 
 
 def _judged(job: _Job) -> Iterator[tuple[list[_Kept], list[_Dropped]]]:

@@ -163,7 +163,7 @@ def _select(job: _Job) -> Manifest:
     return Manifest(
         kind="asked", prefix=job.prefix, inputs_digest=job.inputs_digest,
         parents={"asked": job.asked.digest}, shards=shards, config=job.settings,
-        funnel=count_questions(job.asked, reasons),
+        funnel=count_questions(job.asked, reasons), determinism=job.asked.determinism,
         stats={f"unique/{slug(kind)}": float(num) for kind, num in sorted(kinds.items())})
 
 

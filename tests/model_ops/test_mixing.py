@@ -36,7 +36,8 @@ def place_of(store: Store, stages: list[dict[str, Any]]) -> StagePlace:
 
 def made(store: Store, prefix: str, rows: list[Any]) -> Manifest:
     shard = write_shard(store, prefix, 0, rows, type(rows[0]), (), {}, "1")
-    return publish(store, Manifest(kind="train", prefix=prefix, inputs_digest="1", shards=[shard]))
+    return publish(store, Manifest(kind="train", prefix=prefix, inputs_digest="1", shards=[shard],
+                                   determinism="call"))
 
 
 def own(num_rows: int) -> Manifest:
@@ -72,7 +73,7 @@ def test_pairs_of_an_earlier_stage_become_what_the_objective_learns(
     place = place_of(local_store, [
         {"method": method}, {"method": learner, "mix": {"uri": f"stage://{method}", "ratio": 2}}])
     mix = mix_in(local_store, place, own(2))
-    assert mix.parents == {"rows": source.digest}
+    assert mix.parents == {"rows": source.digest} and mix.determinism == "call"
     assert mix_in(local_store, place, own(2)) == mix
     if learner == "calibrated":
         drawn = list(read_rows(local_store, mix, PairRow))

@@ -363,7 +363,7 @@ def publish_asked(store: Store, rows: Sequence[AskedRow], **drops: int) -> Manif
               for index, start in enumerate(range(0, max(1, len(rows)), 8))]
     funnel = {"planned": len(rows) + len(lost), "played": len(rows), **drops}
     return publish(store, Manifest(kind="asked", prefix="asked", inputs_digest="", shards=shards,
-                                   funnel=funnel))
+                                   funnel=funnel, determinism="engine"))
 
 
 def many(num: int = 40) -> list[AskedRow]:
@@ -389,6 +389,7 @@ def test_selected_questions_are_published_with_what_was_dropped(local_store: Sto
         name: drops[name] for name in drops if name in ("duplicate", "opening_cap")}
     assert AskedRow.model_validate_json(dropped[0].payload) in rows
     assert sum(made.stats.values()) == len(kept) and "unique/false_premise" in made.stats
+    assert made.determinism == "engine"
 
 
 def test_selection_is_resumed_shard_by_shard(

@@ -103,4 +103,5 @@ def publish_searches(
     funnel = {"planned": len(rows) + len(lost), "played": len(rows), **drops}
     config = {"program": "search", "prompts": "nursery", "seed": 9}
     return publish(store, Manifest(kind="searches", prefix=prefix, shards=shards, funnel=funnel,
-                                   inputs_digest=f"{len(rows)}", config=config))
+                                   inputs_digest=f"{len(rows)}", config=config,
+                                   determinism="engine"))

@@ -56,7 +56,8 @@ def publish_transcripts(
                     broken if index == 0 else ())
         for index, start in enumerate(range(0, len(rows), 16))
     ]
-    manifest = Manifest(kind="transcripts", prefix="transcripts", inputs_digest="", shards=shards)
+    manifest = Manifest(kind="transcripts", prefix="transcripts", inputs_digest="", shards=shards,
+                        determinism="engine")
     return publish(store, manifest)
 
 
@@ -277,9 +278,12 @@ def test_finished_work_is_returned_and_finished_shards_are_kept(
     assert list(read_rows(local_store, again, TrainRow)) == rows
 
 
-def test_the_manifest_names_the_prompts(local_store: Store) -> None:
+def test_the_manifest_names_the_prompts_and_is_as_repeatable_as_the_games(
+    local_store: Store
+) -> None:
     manifest, rows, _, _ = curated(local_store, PER_IMAGE, ALL)
     assert manifest.parents["prompts"] == load_prompts("nursery").digest == rows[0].prompt_version
+    assert manifest.determinism == "engine"
 
 
 def _manifest(store: Store, prefix: str) -> Manifest:

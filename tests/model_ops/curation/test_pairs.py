@@ -161,7 +161,8 @@ def publish_imagined(
               for index, start in enumerate(range(0, max(1, len(rows)), 9))]
     counts = {"planned": num, "played": len(rows), **drops}
     return questions, publish(store, Manifest(kind="imagined", prefix="imagined", shards=shards,
-                                              inputs_digest=f"{num}", funnel=counts))
+                                              inputs_digest=f"{num}", funnel=counts,
+                                              determinism="engine"))
 
 
 def curated(
@@ -372,10 +373,14 @@ def test_the_objective_changes_rows_but_no_pairs(local_store: Store) -> None:
     assert made.parents == other.parents and made.inputs_digest != other.inputs_digest
 
 
-def test_pairs_and_their_training_rows_name_the_prompts(local_store: Store) -> None:
+def test_pairs_and_their_training_rows_name_the_prompts_and_are_as_repeatable_as_the_replies(
+    local_store: Store
+) -> None:
     made, pairs = trained_on(local_store, "crl")
     assert made.parents["prompts"] == PROMPTS.digest == pairs[0].prompt_version
-    assert read_manifest(local_store, "pairs").parents["prompts"] == PROMPTS.digest
+    between = read_manifest(local_store, "pairs")
+    assert between.parents["prompts"] == PROMPTS.digest
+    assert made.determinism == between.determinism == "engine"
 
 
 def test_training_rows_are_resumed_shard_by_shard(

@@ -249,8 +249,13 @@ def test_finished_work_is_returned_and_a_killed_run_gives_the_same_rows(
     assert list(read_rows(local_store, again, PairRow)) == rows
 
 
-def test_the_manifest_names_the_prompts(local_store: Store) -> None:
-    assert written(local_store, mixed(9)).parents["prompts"] == PROMPTS.digest
+def test_the_manifest_names_the_prompts_and_is_as_repeatable_as_the_searches(
+    local_store: Store
+) -> None:
+    made = written(local_store, mixed(9))
+    assert made.parents["prompts"] == PROMPTS.digest
+    nodes = write_nodes(local_store, publish_searches(local_store, mixed(9)), RANK, "nodes", 9)
+    assert made.determinism == nodes.determinism == "engine"
 
 
 def test_other_weights_make_pairs_anew(local_store: Store) -> None:
