@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model_ops.images import Progress
 from model_ops.neighbours import Indices, Vectors, cluster, rank_neighbours, to_unit
 from schemas.artifacts import find_manifest, publish, read_receipt, read_rows, write_shard
 from schemas.config import EngineConfig, GroupingConfig
@@ -47,11 +48,12 @@ def plan_games(
     prefix: str,
     shard_size: int,
     engine: EngineConfig,
+    on_progress: Progress | None = None,
 ) -> Manifest:
     """Plan *games* (number of games by number of images) over *images* and publish them.
 
-    Finished work for the same inputs is returned as it is. Raises `ConfigError` if the collection
-    cannot hold the games.
+    Finished work for the same inputs is returned as it is. `on_progress` hears of the embeddings,
+    which take most of the time. Raises `ConfigError` if the collection cannot hold the games.
     """
     settings = grouping.model_dump(mode="json") | {"games": {str(n): games[n] for n in games}}
     inputs = digest(["plan games", CODE_VERSION, settings, _seen_by(grouping, engine),
@@ -60,7 +62,7 @@ def plan_games(
         return done
     _check_size(images, games)
     refs = read_refs(store, images)
-    vectors = to_unit(embed(store, images, grouping, engine))
+    vectors = to_unit(embed(store, images, grouping, engine, on_progress))
     rows = [
         row
         for num_images in sorted(games)
@@ -87,7 +89,8 @@ def plan_games(
 
 
 def embed(
-    store: Store, images: Manifest, grouping: GroupingConfig, engine: EngineConfig
+    store: Store, images: Manifest, grouping: GroupingConfig, engine: EngineConfig,
+    on_progress: Progress | None = None,
 ) -> NDArray[np.floating]:
     """Embeddings of all images in the order of the manifest's rows, float[num_images, dim].
 
@@ -102,7 +105,8 @@ def embed(
     if store.exists(path):
         kept: NDArray[np.floating] = np.load(io.BytesIO(store.read_bytes(path)))
         return kept
-    made: NDArray[np.floating] = embed_images(store, images, grouping.encoder, engine)
+    made: NDArray[np.floating] = embed_images(
+        store, images, grouping.encoder, engine, on_progress)
     buffer = io.BytesIO()
     np.save(buffer, made)
     store.write_bytes(path, buffer.getvalue())

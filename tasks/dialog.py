@@ -18,9 +18,10 @@ def plan_games(place: StagePlace, images: Manifest) -> Manifest:
     """Group the images into games."""
     store, config, stage = Store(place.config.root), place.config, place.of(DialogStage)
     prefix = place.prefix("games")
-    return noted(store, prefix, lambda: grouping.plan_games(
-        store, images, stage.grouping, stage.games, place.seed, prefix, config.shard_size,
-        config.engine))
+    with progress(f"image embeddings of round {place.round}", "progress-embeddings") as shown:
+        return noted(store, prefix, lambda: grouping.plan_games(
+            store, images, stage.grouping, stage.games, place.seed, prefix, config.shard_size,
+            config.engine, shown))
 
 
 @step(name="play games", task_run_name="play games, round {place.round}")

@@ -8,6 +8,7 @@ from model_ops.stages import plan
 from schemas.config import BenchmarkConfig, RunConfig
 from schemas.manifest import Manifest
 from schemas.store import Store
+from tasks.progress import progress
 from tasks.step import noted, step
 
 IMAGES = "images"
@@ -17,7 +18,9 @@ IMAGES = "images"
 def import_images(config: RunConfig) -> Manifest:
     """Bring the unlabelled images into the root; what cannot be used goes to quarantine."""
     store = Store(config.root)
-    return noted(store, IMAGES, lambda: images_ops.import_images(store, config.images))
+    with progress("images", "progress-images") as shown:
+        return noted(store, IMAGES, lambda: images_ops.import_images(
+            store, config.images, IMAGES, on_progress=shown))
 
 
 @step(name="publish base")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from model_ops.engines.driver import Result
 from model_ops.engines.pictures import PictureMemory, ReadImage
+from model_ops.images import Progress
 from model_ops.programs.calls import Call, Score, ScoreReply
 from schemas.config import EngineConfig
 from schemas.errors import ConfigError, DropError, EngineError
@@ -194,7 +195,8 @@ class ShardEmbedder:
         return {"shard": [index], "dim": [vectors.shape[1]], "vectors": [vectors.tobytes()]}
 
 
-def embed_images(store: Store, images: Manifest, encoder: str, engine: EngineConfig) -> Vector:
+def embed_images(store: Store, images: Manifest, encoder: str, engine: EngineConfig,
+                 on_progress: Progress | None = None) -> Vector:
     """Embeddings of all images in the order of the manifest's rows, float32[num_images, dim].
 
     Shards are spread over a Ray Data actor pool. Raises `EngineError` if the encoder cannot start.
@@ -207,4 +209,6 @@ def embed_images(store: Store, images: Manifest, encoder: str, engine: EngineCon
     for row in map_shards(ShardEmbedder, arguments, [{"shard": i} for i in shards], engine):
         flat = np.frombuffer(row["vectors"], dtype=np.float32)
         made[row["shard"]] = flat.reshape(-1, row["dim"])
+        if on_progress is not None:
+            on_progress(sum(map(len, made.values())), images.num_rows)
     return np.concatenate([made[i] for i in shards]) if shards else np.zeros((0, 0), np.float32)

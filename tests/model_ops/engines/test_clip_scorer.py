@@ -104,7 +104,10 @@ def test_texts_that_are_cut_off_are_counted(local_store: Store) -> None:
 @pytest.mark.ray
 def test_embeddings_come_in_the_order_of_the_rows(local_store: Store) -> None:
     images = collection(local_store, num_images=20)
-    vectors = embed_images(local_store, images, "nursery://clip", EngineConfig())
+    seen: list[tuple[int, int]] = []
+    vectors = embed_images(local_store, images, "nursery://clip", EngineConfig(),
+                           lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (20, 20) and seen == sorted(seen)
     assert vectors.shape[0] == 20 and vectors.dtype == np.float32
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(20), abs=1e-5)
     scorer = ClipScorer(resolve_encoder("nursery://clip"), ImageReader(local_store, images).read)
