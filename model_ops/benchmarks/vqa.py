@@ -21,8 +21,8 @@ class VqaBenchmark(Config):
     metric: str
     """Name of the metric, such as `field/vqa`."""
     scoring: Literal["exact", "vqa_accuracy", "yes_or_no"]
-    """`exact`: the one reference, normalised; `vqa_accuracy`: min(1, matches / 3); `yes_or_no`:
-    the first word (POPE)."""
+    """`exact`: the one reference, normalised; `vqa_accuracy`: min(1, matches / 3), one
+    reference left out in turn; `yes_or_no`: the first word (POPE)."""
 
 
 def answer_item(item: QuestionRow, context: JobContext[VqaBenchmark]) -> Program[ItemRow]:

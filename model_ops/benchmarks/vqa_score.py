@@ -1,7 +1,8 @@
 """How an answer is scored: the VQA evaluation's normalisation and accuracy, and exact match.
 
 After VQA (Antol et al. 2015; the official vqaEvalDemo script): lower case, number words as digits,
-articles and punctuation removed, contractions restored; accuracy min(1, matches / 3).
+articles and punctuation removed, contractions restored; accuracy min(1, matches / 3) as a mean over
+the subsets that leave one answer out.
 """
 
 import re
@@ -50,7 +51,13 @@ def yes_or_no(reply: str, answers: Sequence[str]) -> float:
 
 
 def vqa_accuracy(reply: str, answers: Sequence[str]) -> float:
-    """min(1, matches / 3) over the references; with fewer than three, all of them must match."""
+    """Mean of min(1, matches / 3) over the subsets of references that leave one out.
+
+    With fewer than four references, all of a subset must match; one alone is the whole truth.
+    """
     said = normalise_answer(reply)
-    matches = sum(normalise_answer(answer) == said for answer in answers)
-    return min(1.0, matches / min(3, len(answers))) if answers else 0.0
+    hits = [normalise_answer(answer) == said for answer in answers]
+    if len(hits) < 2:
+        return float(any(hits))
+    enough = min(3, len(hits) - 1)
+    return sum(min(1.0, (sum(hits) - hit) / enough) for hit in hits) / len(hits)

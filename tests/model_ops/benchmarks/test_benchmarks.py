@@ -245,8 +245,8 @@ def test_questions_about_real_images_come_from_a_file(
     assert reasons == {"unknown_image": 1, "bad_question": 1}
     done = answered(local_store, items, lambda call, seed: "Yes", "default", "eval")
     metrics = summarise(local_store, {"p": done})
-    assert metrics["photos/vqa_yesno"].value == 1.0
-    assert metrics["photos/vqa"].value == pytest.approx(1 / 3)
+    assert metrics["photos/vqa_yesno"].value == pytest.approx(0.9)
+    assert metrics["photos/vqa"].value == pytest.approx(0.3)
 
 
 def test_a_question_file_must_be_readable_and_fit(
@@ -282,13 +282,21 @@ def test_answers_are_normalised_as_usual() -> None:
     assert exact_match("left", ["top left"]) == 0.0
 
 
-def test_vqa_accuracy_counts_matches_up_to_three() -> None:
-    answers = ["red"] * 2 + ["blue"] * 8
-    assert vqa_accuracy("red", answers) == pytest.approx(2 / 3)
-    assert vqa_accuracy("Blue", answers) == 1.0
+@pytest.mark.parametrize(("matches", "num", "accuracy"), [
+    (0, 10, 0.0), (1, 10, 0.3), (2, 10, 0.6), (3, 10, 0.9), (4, 10, 1.0), (10, 10, 1.0),
+    (3, 4, 0.75), (3, 3, 1.0), (2, 3, 2 / 3), (2, 2, 1.0), (1, 2, 0.5), (1, 1, 1.0), (0, 1, 0.0)])
+def test_vqa_accuracy_leaves_each_answer_out_in_turn(
+        matches: int, num: int, accuracy: float) -> None:
+    answers = ["a red"] * matches + ["blue"] * (num - matches)
+    assert vqa_accuracy("Red", answers) == pytest.approx(accuracy)
     assert vqa_accuracy("green", answers) == 0.0
-    assert vqa_accuracy("red", ["a red"]) == 1.0
+
+
+def test_vqa_accuracy_without_answers_is_none() -> None:
     assert vqa_accuracy("red", []) == 0.0
+
+
+def test_the_kind_of_a_question_is_that_of_its_answers() -> None:
     assert kind_of(["3", "3", "yes"]) == "count"
 
 
