@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: help setup demo test unit e2e kill lint bench report
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 setup: ## create .venv with the locked CPU dependencies (done by the others if needed)
 	@PYTHON=$(PYTHON) bash deploy/setup.sh

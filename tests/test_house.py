@@ -1,6 +1,7 @@
 """House rules that a machine can check (DESIGN sections 2 and 8)."""
 
 import ast
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -82,6 +83,15 @@ def test_the_median_function_is_short() -> None:
 def test_names_say_what_a_module_is() -> None:
     vague = {"utils", "util", "helpers", "helper", "manager", "data", "info", "common", "misc"}
     assert [path for path in SOURCES if path.stem in vague] == []
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_help_lists_every_target() -> None:
+    said = subprocess.run(["make", "help"], text=True, capture_output=True, check=True, cwd=ROOT)
+    listed = {line.split()[0] for line in said.stdout.splitlines()}
+    phony = next(line for line in (ROOT / "Makefile").read_text().splitlines()
+                 if line.startswith(".PHONY:"))
+    assert listed == set(phony.split()[1:])
 
 
 @pytest.mark.skipif(not (ROOT / "flows" / "__init__.py").exists(), reason="flows/ is not there yet")
