@@ -29,6 +29,15 @@ def test_every_method_has_its_deployments_under_its_own_name() -> None:
             "evaluate/model"} == set(names())
 
 
+@pytest.mark.parametrize("name", ["demo", "nursery-long", "nightly", "qwen-dialog"])
+def test_every_game_of_the_dialog_examples_is_also_played_with_the_champion(name: str) -> None:
+    config = load_config(FILE.parent / "configs" / f"{name}.yaml")
+    games = [each for each in config.evaluation.benchmarks if each.kind == "game"]
+    alone, crossed = ({(game.domain, game.num_images) for game in games if game.cross_play is cross}
+                      for cross in (False, True))
+    assert alone == crossed != set()
+
+
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=names())
 def test_the_flow_is_there_and_takes_the_configuration(
     repo: Path, monkeypatch: pytest.MonkeyPatch, deployment: dict[str, Any]
