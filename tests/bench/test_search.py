@@ -1,6 +1,5 @@
 """(h) Search: its searches/s as a share of vLLM's own offline speed, and CLIP encodes an image.
-(i) The same against the reference's way (`reference_search`), which takes one node at a time: on
-the demo's model, and on it with as many image tokens as the reference's has (`many_image_tokens`).
+(i) The same against the reference's way (`reference_search`), which takes one node at a time.
 
 A search is what the program `search` makes of a description: a tree of sentences, each with its
 log-probability and its cosine, at the settings of nursery-calibrated.yaml, in (i) with the image
@@ -14,7 +13,6 @@ caches.
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +32,6 @@ from schemas.manifest import digest
 from schemas.rows import row_id
 from schemas.searches import DescriptionRow, SearchRow
 from tests.bench.figures import Goal, show, spread
-from tests.bench.many_image_tokens import NUM_LARGE, many_image_tokens
 from tests.bench.recorded_prompts import Offline, RecordingEngine
 from tests.bench.reference_search import ReferenceSearch
 from tests.bench.workload import Played, Workload, rows_by_game, timed
@@ -44,8 +41,6 @@ CONFIG = DEMO.with_name("nursery-calibrated.yaml")
 NUM_SEARCHES = int(os.environ.get("BENCH_SEARCHES", "96"))
 RUNS = 3
 SEARCHES_ONE_BY_ONE = 3
-LARGE_SEARCHES = 32
-LARGE_CONTEXT = 1024
 STAGE = "00-calibrated"
 
 
@@ -149,39 +144,18 @@ def _both(searches: Search, engine: RecordingEngine, driver_first: bool) -> tupl
 
 def test_search_against_the_references_way(
         searches: Search, engine: RecordingEngine, tmp_path: Path) -> None:
-    _against_the_reference("(i)", searches, engine, tmp_path, SEARCHES_ONE_BY_ONE)
-
-
-def test_search_against_the_references_way_with_many_image_tokens(
-        searches: Search, tmp_path: Path) -> None:
-    workload = searches.workload
-    config = workload.config.engine.model_copy(update={"max_model_len": LARGE_CONTEXT})
-    workload = replace(workload, model=many_image_tokens(workload.model, tmp_path / "model"))
-    engine = RecordingEngine(workload.model, config, workload.read, workload.config.model.dtype)
-    large = searches._replace(workload=workload, items=searches.items[:LARGE_SEARCHES])
-    large.run(engine, large.items[:LARGE_SEARCHES // 4])
-    _against_the_reference(f"(i) {NUM_LARGE} image tokens:", large, engine, tmp_path, 1)
-    engine.close()
-
-
-def _against_the_reference(name: str, searches: Search, engine: RecordingEngine, folder: Path,
-                           num_slow: int) -> None:
-    """Show how many times as fast our searches are as *num_slow* of the reference's a run.
-
-    Neither looks at the image in another light: the reference has no such thing.
-    """
-    searches = searches._replace(settings=searches.settings.model_copy(
-        update={"looks": [], "scorer_look": None}))
+    alike = searches.settings.model_copy(update={"looks": [], "scorer_look": None})
+    searches = searches._replace(settings=alike)
     workload, items = searches.workload, searches.items
     slow = ReferenceSearch(
         workload.model, resolve_encoder(searches.settings.scorer), searches.settings,
-        load_prompts(workload.config.model.prompts), workload.read, folder,
+        load_prompts(workload.config.model.prompts), workload.read, tmp_path,
         max(1, int(workload.config.engine.num_cpus)))
     slow.search(items[0])
     runs: list[tuple[float, float]] = []
     nodes: list[tuple[float, float]] = []
     for number in range(RUNS):
-        few = items[1 + number * num_slow:][:num_slow]
+        few = items[1 + number * SEARCHES_ONE_BY_ONE:][:SEARCHES_ONE_BY_ONE]
         found = searches.run(engine)
         begun = time.perf_counter()
         trees = [slow.search(item) for item in few]
@@ -189,10 +163,10 @@ def _against_the_reference(name: str, searches: Search, engine: RecordingEngine,
         assert all(trees) and all(node.clip_score is not None for tree in trees for node in tree)
         runs.append((len(items) / found.played.seconds, len(few) / seconds))
         nodes.append((found.num_nodes / found.played.seconds, sum(map(len, trees)) / seconds))
-    note = (f"{RUNS} alternating runs, {len(items)} searches against {num_slow}; driver "
+    note = (f"{RUNS} alternating runs, {len(items)} searches against {SEARCHES_ONE_BY_ONE}; driver "
             f"{spread([fast for fast, _ in runs])} searches/s, reference "
             f"{spread([slowly for _, slowly in runs])} searches/s")
-    show(f"{name} searches/s, times the reference's way", [fast / slowly for fast, slowly in runs],
+    show("(i) searches/s, times the reference's way", [fast / slowly for fast, slowly in runs],
          note, Goal(">=", 20))
-    show(f"{name} sentences/s, times the reference's way",
+    show("(i) sentences/s, times the reference's way",
          [fast / slowly for fast, slowly in nodes], "the same runs (equal siblings are one)")
