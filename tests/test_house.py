@@ -87,7 +87,8 @@ def test_names_say_what_a_module_is() -> None:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_help_lists_every_target() -> None:
-    said = subprocess.run(["make", "help"], text=True, capture_output=True, check=True, cwd=ROOT)
+    said = subprocess.run(["make", "--no-print-directory", "help"], text=True, capture_output=True,
+                          check=True, cwd=ROOT)
     listed = {line.split()[0] for line in said.stdout.splitlines()}
     phony = next(line for line in (ROOT / "Makefile").read_text().splitlines()
                  if line.startswith(".PHONY:"))

@@ -201,7 +201,7 @@ def behave(body: dict[str, Any], number: int) -> tuple[int, Any]:
     if "false premise" in text:
         return 500, {"error": {"message": "boom"}}
     if "unclear user background" in text:
-        time.sleep(1.2)
+        time.sleep(5)
     if "hidden human preferences" in text:
         return 200, completion("I would rather not say")
     if "subject ambiguity" in text:
@@ -216,7 +216,7 @@ def test_an_endpoint_that_misbehaves_costs_its_items_and_nothing_else(
 ) -> None:
     server.behave = behave
     config = run_config(local_store, kind="endpoint", base_url=server.url, model_name="large",
-                        timeout_s=0.4, max_retries=1)
+                        timeout_s=2, max_retries=1)
     done = judged(local_store, config)
     rows = list(read_rows(local_store, done, ItemRow))
     dropped = list(read_quarantine(local_store, done))
