@@ -1,5 +1,5 @@
 """What an artifact is: row models, run configuration, manifest, store, errors.
 
 Nothing here knows how a model is used; only pydantic, pyarrow and fsspec are imported
-(and s3fs and its clients for their errors, when there is one).
+(s3fs and its clients too, once storage has failed: for the classes of their errors).
 """
