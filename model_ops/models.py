@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from schemas.artifacts import find_manifest, publish
 from schemas.config import ModelConfig
 from schemas.errors import ConfigError, StoreError
@@ -34,11 +36,13 @@ def publish_base(store: Store, config: ModelConfig,
                  prefix: str = "rounds/round=0000/model") -> Manifest:
     """Copy the base model that `config.uri` names into the root, once.
 
-    Its digest depends on its files alone: the same files from elsewhere are the same model.
+    Its digest depends on its files alone: the same files from elsewhere are the same model. A
+    model of an earlier run (the folder has that run's manifest) keeps its reward word.
     """
     folder = locate_model(config.uri)
-    identity = digest(["model", hash_files(folder)])
-    return publish_model(store, folder, prefix, identity, {})
+    asked = _asked_with(folder)
+    identity = digest(["model", hash_files(folder), *asked.values()])
+    return publish_model(store, folder, prefix, identity, {}, asked)
 
 
 def publish_model(store: Store, local_dir: Path, prefix: str, inputs_digest: str,
@@ -81,6 +85,17 @@ def reward_word_of(model: Manifest) -> str:
     """The word that the model has to be asked with (it was trained with objective `crl`, or starts
     from one that was); "" for all others."""
     return str(model.config.get("reward_word", ""))
+
+
+def _asked_with(folder: Path) -> dict[str, str]:
+    """The reward word in the manifest beside the weights, if it is one of ours and has one."""
+    beside = folder / "manifest.json"
+    try:
+        manifest = Manifest.model_validate_json(beside.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return {}
+    word = reward_word_of(manifest)
+    return {"reward_word": word} if word else {}
 
 
 def locate_model(uri: str) -> Path:

@@ -131,6 +131,15 @@ CONSISTENCY_CHECKS: tuple[tuple[str, Check], ...] = (
 """What stands between won and consistent, in order; the first that applies is the reason."""
 
 
+ANSWER_CHECKS: tuple[Check, ...] = (is_unparsed, leaks, dumps_caption, cannot_tell)
+"""The checks on what the Describer said; the others are about the Guesser, or need a won game."""
+
+
+def has_sound_answers(game: TranscriptRow, config: DialogCurationConfig) -> bool:
+    """Whether the answers may be learnt even if the Guesser made nothing of them."""
+    return not any(check(game, config) for check in ANSWER_CHECKS)
+
+
 def drop_reason(game: TranscriptRow, config: DialogCurationConfig) -> str | None:
     """Why *game* is not learnt from, or None. Caps, which look at other games, come later."""
     if is_unparsed(game, config):

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from model_ops.curation.batches import Batch, batches
+from model_ops.curation.checks import has_sound_answers
 from model_ops.curation.selection import count_funnel, exclude_rows, judge, select_games
 from model_ops.curation.train_rows import PlannedRow, plan_rows, train_row
 from model_ops.images import ImageReader
@@ -87,9 +88,14 @@ class _Job:
                 )
             yield game
 
-    def plan(self, game: TranscriptRow) -> list[PlannedRow]:
-        """The rows of a kept game."""
-        return plan_rows(game, self.config, self.prompts)
+    def plan(self, game: TranscriptRow, reason: str | None) -> list[PlannedRow]:
+        """The rows of a game that was dropped for *reason*, or kept (None)."""
+        if reason is None:
+            return plan_rows(game, self.config, self.prompts)
+        if self.config.answers_of_dropped_games and has_sound_answers(game, self.config):
+            rows = plan_rows(game, self.config, self.prompts)
+            return [row for row in rows if row.role == "answer"]
+        return []
 
 
 def _curate(job: _Job) -> Manifest:
@@ -119,8 +125,7 @@ def _excluded_rows(job: _Job, chosen: Mapping[str, str | None]) -> dict[str, str
     keys = (
         planned.key(game)
         for game in job.games()
-        if chosen[game.row_id] is None
-        for planned in job.plan(game)
+        for planned in job.plan(game, chosen[game.row_id])
     )
     return exclude_rows(keys, job.config.balance_answers, job.seed)
 
@@ -130,11 +135,9 @@ def _planned(
 ) -> Iterator[tuple[list[_Kept], list[QuarantineRow]]]:
     for game in job.games():
         reason = chosen[game.row_id]
-        if reason is not None:
-            yield [], [_dropped_game(game, reason)]
-        else:
-            rows = (row for row in job.plan(game) if row.row_id(game) not in excluded)
-            yield [(row, game) for row in rows], []
+        rows = (row for row in job.plan(game, reason) if row.row_id(game) not in excluded)
+        dropped = [] if reason is None else [_dropped_game(game, reason)]
+        yield [(row, game) for row in rows], dropped
 
 
 def _dropped_game(game: TranscriptRow, reason: str) -> QuarantineRow:

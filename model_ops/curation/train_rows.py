@@ -81,14 +81,14 @@ def plan_rows(
 
 
 def is_doubted(game: TranscriptRow, turn: int, config: DialogCurationConfig) -> bool:
-    """Whether the looks disagree on this turn's answer, or the Guesser, looking at the image that
-    it took, hardly believed it."""
+    """Whether the looks disagree on this turn's answer, or the Guesser, looking at the target,
+    hardly believed it."""
     said, least = game.turns[turn], config.min_agreement
     if least is not None and said.agreement is not None and said.agreement < least:
         return True
-    if config.min_target_fit is None or not said.fits or game.guess is None:
+    if config.min_target_fit is None or not said.fits:
         return False
-    return said.fits[game.guess] < config.min_target_fit
+    return said.fits[game.target] < config.min_target_fit
 
 
 def _turn_rows(
@@ -106,14 +106,14 @@ def _answer_rows(
     game: TranscriptRow, turn: int, config: DialogCurationConfig, prompts: Prompts
 ) -> Iterator[PlannedRow]:
     said = game.turns[turn]
-    if config.closed_answers_only and normalise(said.answer) not in ("yes", "no"):
-        return
     messages = answer_messages(prompts, said.question, game.turns[:turn])
-    target = (game.images[game.target],)
-    yield PlannedRow("answer", turn, "target", target, messages, said.answer)
+    about = [("target", game.target, said.answer)]
     if config.counterfactual_answers and said.counterfactual and game.nearest is not None:
-        other = (game.images[game.nearest],)
-        yield PlannedRow("answer", turn, "nearest", other, messages, said.counterfactual)
+        about.append(("nearest", game.nearest, said.counterfactual))
+    for variant, place, answer in about:
+        if config.closed_answers_only and normalise(answer) not in ("yes", "no"):
+            continue
+        yield PlannedRow("answer", turn, variant, (game.images[place],), messages, answer)
 
 
 def _ask_row(game: TranscriptRow, turn: int, prompts: Prompts) -> PlannedRow:

@@ -111,15 +111,26 @@ class DialogCurationConfig(Config):
     max_distractor_belief: float = Field(default=0.05, ge=0, lt=1)
     """`per_image`: a distractor gives "no" rows only if its final belief is at most this."""
     min_target_fit: float | None = Field(default=None, ge=0, le=1)
-    """`per_image`: learn nothing from a turn whose answer the Guesser, looking at the image that
-    it took, believed less than this: both seats must agree."""
+    """`per_image`: learn nothing from a turn whose answer the Guesser, looking at the target,
+    believed less than this: both seats must agree."""
     closed_answers_only: bool = False
     """Learn yes and no answers only: an open question may presuppose what is not in the target."""
     min_agreement: float | None = Field(default=None, ge=0, le=1)
     """Learn nothing from a turn whose answer fewer than this share of the looks gave."""
+    answers_of_dropped_games: bool = False
+    """Learn the answers of games that were dropped for what the Guesser did, too (lost, repeated
+    questions, caps, ...): losing says nothing against answers that several looks gave. Their
+    questions, verdicts and guesses are not learnt, nor answers that leak or evade."""
     balance_answers: bool = False
     """Keep equally many yes and no completions within each role (guards against collapse to one
     of them), those that most looks agree on first."""
+
+    @model_validator(mode="after")
+    def _controls_learn_what_they_draw(self) -> "DialogCurationConfig":
+        if self.answers_of_dropped_games and self.select != "curated":
+            raise ValueError(f"curation.select {self.select!r} is a control: set "
+                             "curation.answers_of_dropped_games to false with it")
+        return self
 
 
 class DialogStage(Config):
@@ -144,6 +155,14 @@ class DialogStage(Config):
     def _every_size_has_a_limit(self) -> "DialogStage":
         for num_images in self.games:
             check_turn_limit(self.play, num_images)
+        return self
+
+    @model_validator(mode="after")
+    def _answers_of_dropped_games_need_looks(self) -> "DialogStage":
+        if self.curation.answers_of_dropped_games and not self.play.looks:
+            raise ValueError("curation.answers_of_dropped_games needs play.looks: re-asks are made "
+                             "in won games only, so nothing would have checked a lost game's "
+                             "answers")
         return self
 
     @model_validator(mode="after")

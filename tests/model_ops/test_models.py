@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from model_ops.models import fetch_model, hash_files, locate_model, publish_base, publish_model
+from model_ops.models import (
+    fetch_model,
+    hash_files,
+    locate_model,
+    publish_base,
+    publish_model,
+    reward_word_of,
+)
 from schemas.artifacts import find_manifest, read_manifest
 from schemas.config import ModelConfig
 from schemas.errors import ConfigError, StoreError
@@ -38,6 +45,16 @@ def test_the_same_files_are_the_same_model_wherever_they_came_from(store: Store,
     config.write_text(config.read_text() + " ")
     assert publish_base(Store(str(tmp_path / "third")),
                         ModelConfig(uri=str(folder))).digest != base.digest
+
+
+def test_a_model_of_an_earlier_run_keeps_its_reward_word(store: Store, tmp_path: Path) -> None:
+    trained = publish_model(Store(str(tmp_path)), locate_model("nursery://vlm"), "trained",
+                            "inputs", {}, {"reward_word": "good"})
+    assert reward_word_of(trained) == "good"
+    taken = publish_base(store, ModelConfig(uri=str(tmp_path / "trained")))
+    assert reward_word_of(taken) == "good"
+    bare = publish_base(store, ModelConfig(uri="nursery://vlm"), "bare")
+    assert reward_word_of(bare) == "" and bare.digest != taken.digest
 
 
 def test_a_model_survives_the_store(store: Store, folder: Path, tmp_path: Path,

@@ -58,6 +58,16 @@ def test_a_difficulty_band_needs_image_orders() -> None:
             DialogStage.model_validate({"play": play, "curation": band})
 
 
+def test_answers_of_dropped_games_need_looks_and_no_control() -> None:
+    asked = {"answers_of_dropped_games": True}
+    looked = {"play": {"looks": ["stretched"], "reasks": 0}, "curation": asked}
+    assert DialogStage.model_validate(looked).curation.answers_of_dropped_games
+    with pytest.raises(ValidationError, match=r"needs play\.looks"):
+        DialogStage.model_validate({"curation": asked})
+    with pytest.raises(ValidationError, match="'random' is a control"):
+        DialogStage.model_validate({**looked, "curation": {**asked, "select": "random"}})
+
+
 def test_two_benchmarks_may_not_share_a_name() -> None:
     one = BenchmarkConfig(kind="vqa", images=FIELD)
     with pytest.raises(ValidationError, match="two benchmarks are called field-vqa"):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from model_ops.curation import dialog as curation
+from model_ops.curation.checks import drop_reason, has_sound_answers
 from model_ops.curation.dialog import curate
 from model_ops.curation.train_rows import plan_rows
 from model_ops.programs.calls import Generate
@@ -179,10 +180,47 @@ def test_closed_answers_only_leaves_open_answers_out_but_not_their_questions() -
     turn = game.turns[0].model_copy(update={"answer": "top left", "counterfactual": "no"})
     game = game.model_copy(update={"turns": [turn]})
     config = ALL.model_copy(update={"closed_answers_only": True})
-    roles = {row.role for row in plan_rows(game, config, load_prompts("nursery"))}
-    assert "answer" in {row.role for row in plan_rows(game, ALL, load_prompts("nursery"))}
-    assert "ask" in roles
-    assert "answer" not in roles
+    rows = plan_rows(game, config, load_prompts("nursery"))
+    assert len([row for row in plan_rows(game, ALL, load_prompts("nursery"))
+                if row.role == "answer"]) == 2
+    assert "ask" in {row.role for row in rows}
+    assert [row.completion for row in rows if row.role == "answer"] == ["no"]
+    open_only = turn.model_copy(update={"counterfactual": "a red star"})
+    game = game.model_copy(update={"turns": [open_only]})
+    assert "answer" not in {row.role for row in plan_rows(game, config, load_prompts("nursery"))}
+
+
+def test_lost_games_teach_their_answers_if_asked_to(local_store: Store) -> None:
+    config = ALL.model_copy(update={"answers_of_dropped_games": True})
+    manifest, rows, played, _ = curated(local_store, PER_IMAGE, config)
+    dropped = {row.row_id: row.reason for row in read_quarantine(local_store, manifest)}
+    of_dropped = [row for row in rows if row.source_row_id in dropped]
+    assert "lost" in {dropped[row.source_row_id] for row in of_dropped}
+    assert {row.role for row in of_dropped} == {"answer"}
+    said = {game: {answer for turn in row.turns for answer in (turn.answer, turn.counterfactual)}
+            for game, row in played.items()}
+    assert all(_said(row) in said[row.source_row_id] for row in of_dropped)
+    assert {row.role for row in rows if row.source_row_id not in dropped} >= {"ask", "verdict"}
+    assert manifest.funnel["kept"] == len(played) - len(dropped)
+
+
+@pytest.mark.parametrize(
+    ("change", "sound"),
+    [
+        ({}, True),
+        ({"answer": "it is image 2"}, False),
+        ({"answer": "word " * 40}, False),
+        ({"answer": "cannot tell"}, False),
+    ],
+)
+def test_answers_of_a_lost_game_have_to_be_sound(
+    change: dict[str, object], sound: bool
+) -> None:
+    game = transcripts(games(1), PER_IMAGE, Bayesians(0.0))[0]
+    turns = [turn.model_copy(update=change) for turn in game.turns]
+    lost = game.model_copy(update={"won": False, "turns": turns})
+    assert drop_reason(lost, ALL) == "lost"
+    assert has_sound_answers(lost, ALL) is sound
 
 
 def _said(row: TrainRow) -> str | None:
