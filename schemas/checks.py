@@ -7,53 +7,43 @@ codes: `empty_prompt`, `empty_completion`, `bad_message`, `placeholder_mismatch`
 
 import io
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 from schemas.errors import DropError
 from schemas.rows import IMAGE, ChatMessage, PairRow, Picture, TrainRow
 
 ROLES = ("system", "user", "assistant")
-MAX_TOKENS = 32_768
-"""Default budget of a row: a guard against runaway text, not a model's context length (a row was
-said by the model, so it fitted; see `count_words`)."""
+MAX_WORDS = 32_768
+"""Budget of a row's text in words: a guard against runaway text, not a model's context length (a
+row was said by the model, so it fitted)."""
 
 
-def count_words(text: str) -> int:
-    """Words by white space: a lower bound of any tokenizer's count on ordinary text."""
-    return len(text.split())
-
-
-def check_train_row(row: TrainRow, *, reward_words: Collection[str] = (),
-                    max_tokens: int = MAX_TOKENS,
-                    count_tokens: Callable[[str], int] = count_words) -> None:
+def check_train_row(row: TrainRow, *, reward_words: Collection[str] = ()) -> None:
     """Whether TRL can train on `row`; `DropError` with the reason if not.
 
     `reward_words` are the words that condition the prompt (MACAROON section 4: "good", "bad"): a
-    completion that starts with one has learnt the label, not the answer. `max_tokens` is the budget
-    of prompt and completion text together, counted by `count_tokens` (images not included).
+    completion that starts with one has learnt the label, not the answer.
     """
     check_messages(row.prompt, row.completion)
     check_placeholders([*row.prompt, *row.completion], row.images)
     if not (math.isfinite(row.weight) and row.weight >= 0):
         raise DropError("bad_weight", f"weight {row.weight}")
     check_reward_words(row.completion, reward_words)
-    check_length((row.prompt, row.completion), max_tokens, count_tokens)
+    check_length(row.prompt, row.completion)
     check_pictures(row.images)
 
 
-def check_pair_row(row: PairRow, *, reward_words: Collection[str] = (),
-                   max_tokens: int = MAX_TOKENS,
-                   count_tokens: Callable[[str], int] = count_words) -> None:
+def check_pair_row(row: PairRow, *, reward_words: Collection[str] = ()) -> None:
     """Whether TRL can train on the preference pair `row`; `DropError` with the reason if not.
 
-    `reward_words` and `max_tokens` are those of `check_train_row`; each reply is held to them.
+    `reward_words` are those of `check_train_row`; each reply is held to them.
     """
     for reply in (row.chosen, row.rejected):
         check_messages(row.prompt, reply)
         check_placeholders([*row.prompt, *reply], row.images)
         check_reward_words(reply, reward_words)
-        check_length((row.prompt, reply), max_tokens, count_tokens)
+        check_length(row.prompt, reply)
     check_preference(row.chosen, row.rejected)
     check_pictures(row.images)
 
@@ -72,12 +62,11 @@ def check_placeholders(messages: Sequence[ChatMessage], images: Sequence[Picture
         raise DropError("placeholder_mismatch", f"{placeholders} image parts, {len(images)} images")
 
 
-def check_length(parts: Sequence[Sequence[ChatMessage]], max_tokens: int,
-                 count_tokens: Callable[[str], int]) -> None:
+def check_length(prompt: Sequence[ChatMessage], reply: Sequence[ChatMessage]) -> None:
     """The text of prompt and reply together is within the budget."""
-    length = sum(count_tokens(text_of(messages)) for messages in parts)
-    if length > max_tokens:
-        raise DropError("too_long", f"{length} tokens, the budget is {max_tokens}")
+    length = len(text_of(prompt).split()) + len(text_of(reply).split())
+    if length > MAX_WORDS:
+        raise DropError("too_long", f"{length} words, the budget is {MAX_WORDS}")
 
 
 def check_pictures(images: Sequence[Picture]) -> None:

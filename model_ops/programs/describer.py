@@ -46,12 +46,13 @@ def answer(
 
 
 def _agreed(first: Answer, others: Sequence[Reply]) -> Answer:
-    """The answer that most looks give; *first*, of the image as it is, among equals."""
-    said = [first, *(Answer(parse_line(reply.text) or "", reply.samples[0].logprob)
-                     for reply in others)]
+    """The answer that most looks give; *first*, of the image as it is, among equals. A look with
+    no answer agrees with none."""
+    lines = [(parse_line(reply.text), reply.samples[0].logprob) for reply in others]
+    said = [first, *(Answer(text, logprob) for text, logprob in lines if text)]
     votes = Counter(normalise(answer.text) for answer in said)
     most = max(said, key=lambda answer: votes[normalise(answer.text)])
-    return most._replace(agreement=votes[normalise(most.text)] / len(said))
+    return most._replace(agreement=votes[normalise(most.text)] / (1 + len(others)))
 
 
 def answer_call(

@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 
-from schemas.checks import check_pair_row, check_preference, check_train_row, conditioned_by
+from schemas.checks import (
+    MAX_WORDS,
+    check_pair_row,
+    check_preference,
+    check_train_row,
+    conditioned_by,
+)
 from schemas.errors import DropError
 from schemas.manifest import digest
 from schemas.rows import ChatMessage, Part, Picture, row_id
@@ -38,7 +44,7 @@ def test_each_defect_has_its_reason(reason: str, changes: dict[str, Any]) -> Non
 
 def test_a_good_row_passes() -> None:
     check_train_row(train_row())
-    check_train_row(train_row(), reward_words=("good", "bad"), max_tokens=10)
+    check_train_row(train_row(), reward_words=("good", "bad"))
 
 
 def test_a_completion_that_starts_with_the_reward_word_leaks_it() -> None:
@@ -50,10 +56,13 @@ def test_a_completion_that_starts_with_the_reward_word_leaks_it() -> None:
                     reward_words=("good", "bad"))
 
 
-def test_the_token_budget_counts_prompt_and_completion_with_the_given_tokenizer() -> None:
-    check_train_row(train_row(), max_tokens=len("is it red ?yes"), count_tokens=len)
+def test_the_budget_counts_the_words_of_prompt_and_completion() -> None:
+    asked = len("is it red ?".split())
+    fits = train_row(completion=[message("assistant", "so " * (MAX_WORDS - asked))])
+    check_train_row(fits)
     with pytest.raises(DropError, match="too_long"):
-        check_train_row(train_row(), max_tokens=len("is it red ?yes") - 1, count_tokens=len)
+        check_train_row(train_row(completion=[message("assistant",
+                                                      "so " * (MAX_WORDS - asked + 1))]))
 
 
 def test_a_preference_needs_two_answers() -> None:

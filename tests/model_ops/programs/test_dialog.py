@@ -96,6 +96,21 @@ def test_the_describer_says_what_most_looks_give() -> None:
     assert {turn.agreement for row in alone for turn in row.turns} == {None}
 
 
+def test_a_look_without_an_answer_agrees_with_none() -> None:
+    rules = PER_IMAGE.model_copy(update={"looks": ["deeper", "deepest"], "reasks": 0,
+                                         "counterfactual": False})
+    players = Bayesians(flip=0.0)
+
+    def blank_in_other_lights(call: Call, seed: int) -> Reply:
+        reply = players(call, seed)
+        looked = isinstance(call, Generate) and call.seat == "describer" and call.look
+        return reply_with(call, " ") if looked else reply
+
+    played = transcripts(games(20), rules, blank_in_other_lights)
+    assert all(row.won for row in played)
+    assert {turn.agreement for row in played for turn in row.turns} == {1 / 3}
+
+
 def test_describer_prompts_do_not_depend_on_the_target_position() -> None:
     game = games(1)[0]
     order = [*game.images[1:], game.images[0]]
