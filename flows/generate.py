@@ -1,7 +1,7 @@
 """Data sets only: what every stage learns from is planned, generated and curated by the base.
 
-The artifacts are those of round 1, under the same names: `improve` on the same root finds them
-complete and goes on with training.
+The artifacts are those of round 1, under the same names: `improve` on the same root finds those of
+the first stage complete and goes on with training; its later stages ask the model just trained.
 """
 
 from collections.abc import Callable

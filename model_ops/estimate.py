@@ -133,7 +133,7 @@ class Estimate(BaseModel):
     @property
     def text(self) -> str:
         """The lines of `render`, aligned."""
-        return "\n".join(f"{label:<22}{value}" for label, value in self.render())
+        return "\n".join(f"{label:<22} {value}" for label, value in self.render())
 
 
 def _calls_line(calls: Calls) -> str:

@@ -93,8 +93,8 @@ def refuse_endpoint(config: RunConfig) -> None:
     if config.engine.kind == "endpoint":
         raise ConfigError(
             f"engine.kind 'endpoint' ({config.engine.base_url}) answers with a model that is not "
-            f"in {config.root}, so its scores would count for another one: use it with `generate` "
-            f"only, and set engine.kind to 'vllm' here")
+            f"in {config.root}, so its scores would count for another one: use it with the "
+            f"flow `generate` only, and set engine.kind to 'vllm' here")
 
 
 def training_rows(store: Store, place: StagePlace, current: Manifest) -> list[Manifest]:

@@ -42,7 +42,8 @@ class EngineConfig(Config):
     """How model calls are answered."""
 
     kind: Literal["vllm", "endpoint"] = "vllm"
-    """`vllm` in the actor's process, or an OpenAI-compatible `endpoint`."""
+    """`vllm` in the actor's process, or an OpenAI-compatible `endpoint` (flow `generate` only: its
+    model cannot be trained or measured here)."""
     num_actors: int = Field(default=1, ge=1)
     """How many engines work side by side (the Ray Data pool's size)."""
     num_cpus: float = Field(default=1, ge=0)

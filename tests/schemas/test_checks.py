@@ -57,7 +57,7 @@ def test_a_completion_that_starts_with_the_reward_word_leaks_it() -> None:
 
 
 def test_the_budget_counts_the_words_of_prompt_and_completion() -> None:
-    asked = len("is it red ?".split())
+    asked = len(["is", "it", "red", "?"])
     fits = train_row(completion=[message("assistant", "so " * (MAX_WORDS - asked))])
     check_train_row(fits)
     with pytest.raises(DropError, match="too_long"):
