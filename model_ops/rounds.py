@@ -71,9 +71,15 @@ def settle_champion(store: Store, records: list[RoundRecord]) -> Champion:
     """Make `champion.json` follow the last record, and return it; safe to repeat after any kill.
 
     The pointer is swapped if it is still the one that the round had to beat, or stems from an
-    earlier try of the same round. Anything else was put there by hand (a roll-back) and stays.
+    earlier try of the same round. One that is ahead of the records goes back before its round is
+    played again: held this time, the round must not leave its model in use. Anything else was put
+    there by hand (a roll-back) and stays.
     """
     last, current = records[-1], read_champion(store)
+    if current is not None and current.round > last.round:
+        new = incumbent(store, records)
+        swap_champion(store, current, new)
+        return new
     new = successor(last)
     if last.decision != "hold" and current != new and _is_replaced(current, last):
         swap_champion(store, current, new)

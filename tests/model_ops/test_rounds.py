@@ -69,6 +69,30 @@ def test_a_swap_whose_record_was_lost_does_not_count(local_store: Store) -> None
     assert settle_champion(local_store, read_rounds(local_store)) == successor(again)
 
 
+@pytest.mark.parametrize("decision", ["hold", "promote"])
+def test_a_promoted_round_that_is_played_again_may_be_held(
+    local_store: Store, decision: str
+) -> None:
+    before = run_of(local_store, ["base", "promote"])
+    write_round(local_store, record(2, "promote", before))
+    promoted = settle_champion(local_store, read_rounds(local_store))
+    assert promoted.round == 2
+    local_store.delete("rounds/round=0002/round.json")
+    assert settle_champion(local_store, read_rounds(local_store)) == before
+    write_round(local_store, record(2, decision, incumbent(local_store, read_rounds(local_store))))
+    expected = before if decision == "hold" else promoted
+    assert settle_champion(local_store, read_rounds(local_store)) == expected
+    assert read_champion(local_store) == expected == incumbent(local_store,
+                                                               read_rounds(local_store))
+
+
+def test_a_held_round_that_was_crowned_by_hand_stays(local_store: Store) -> None:
+    before = run_of(local_store, ["base", "promote", "hold"])
+    by_hand = successor(record(2, "promote", before))
+    swap_champion(local_store, before, by_hand)
+    assert settle_champion(local_store, read_rounds(local_store)) == by_hand
+
+
 def test_a_roll_back_by_hand_stays_and_is_the_one_to_beat(local_store: Store) -> None:
     crowned = run_of(local_store, ["base", "promote"])
     base = successor(read_rounds(local_store)[0])
