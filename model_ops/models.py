@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from schemas.artifacts import find_manifest, publish
+from schemas.artifacts import find_manifest, publish, read_manifest
 from schemas.config import ModelConfig
 from schemas.errors import ConfigError, StoreError
 from schemas.manifest import Manifest, digest
@@ -51,18 +51,34 @@ def publish_model(store: Store, local_dir: Path, prefix: str, inputs_digest: str
     """Publish the model files in `local_dir`: the files first, the manifest (their sha256) last.
 
     A model that is there, made from the same inputs, is left as it is. One made from other inputs
-    loses its manifest first, so that no reader ever sees files of two models.
+    loses its manifest first, then the files that the new one has not (an index of other shards),
+    so that no reader ever sees files of two models.
     """
     present = find_manifest(store, prefix, inputs_digest)
     files = hash_files(local_dir)
     if present is not None and present.files == files:
         return present
+    leftover = _published_files(store, prefix) - files.keys()
     store.delete(f"{prefix}/manifest.json")
+    for name in sorted(leftover):
+        store.delete(f"{prefix}/{name}")
     for name in files:
         store.write_bytes(f"{prefix}/{name}", (local_dir / name).read_bytes())
     return publish(store, Manifest(kind="model", prefix=prefix, inputs_digest=inputs_digest,
                                    parents=dict(parents), files=files, config=dict(config or {}),
                                    stats=dict(stats or {})))
+
+
+def _published_files(store: Store, prefix: str) -> set[str]:
+    """Names of the model files at `prefix`: what a manifest names, and in a folder, which is read
+    in place, also what a killed publisher left."""
+    is_complete = store.exists(f"{prefix}/manifest.json")
+    names = set(read_manifest(store, prefix).files) if is_complete else set()
+    folder = Path(store.uri(prefix))
+    if store.is_local and folder.is_dir():
+        names |= {path.name for path in folder.iterdir()
+                  if path.name.endswith(SUFFIXES) and path.name not in _NOT_MODEL}
+    return names
 
 
 def fetch_model(store: Store, manifest: Manifest) -> Path:

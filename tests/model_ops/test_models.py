@@ -113,6 +113,26 @@ def test_other_inputs_take_the_manifest_away_before_the_files(local_store: Store
     assert find_manifest(local_store, "m", "second") == again
 
 
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_another_model_in_its_place_keeps_no_file_of_the_one_before(
+    store: Store, folder: Path, is_complete: bool
+) -> None:
+    (folder / INDEX).write_text("{}")
+    first = publish_model(store, folder, "m", "first", {})
+    store.write_bytes("m/metrics.jsonl", b"beside the model")
+    if not is_complete:
+        store.delete("m/manifest.json")
+    (folder / INDEX).unlink()
+    second = publish_model(store, folder, "m", "second", {})
+    assert INDEX in first.files and INDEX not in second.files
+    if is_complete or store.is_local:  # a bucket's is fetched file by file, as the manifest says
+        assert not store.exists(f"m/{INDEX}")
+    assert store.exists("m/metrics.jsonl") and store.exists("m/config.json")
+
+
 def test_a_removed_file_is_named(local_store: Store, folder: Path) -> None:
     made = publish_model(local_store, folder, "m", "inputs", {})
     local_store.delete("m/model.safetensors")
