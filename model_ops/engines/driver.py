@@ -25,8 +25,9 @@ Result = Reply | ScoreReply | DropError
 class Engine(Protocol):
     """Answers calls. `step` does a slice of work and returns what got finished meanwhile.
 
-    `submit` may raise `DropError` (that call failed) or `EngineError` (the engine is dead);
-    whatever `step` raises means that the engine is dead.
+    `submit` may raise `DropError` (that call failed) or `EngineError` (the engine is dead); both
+    may raise `StoreError` (a picture cannot be read). Whatever else `step` raises means that the
+    engine is dead.
     """
 
     @property
@@ -250,7 +251,7 @@ def _submit(engine: Engine, call_id: int, call: Call, seed: int) -> DropError | 
 def _step_engine(engine: Engine) -> list[tuple[int, Result]]:
     try:
         return engine.step()
-    except EngineError:
+    except (EngineError, StoreError):  # a picture that cannot be read is no fault of the engine
         raise
     except Exception as error:
         raise EngineError(f"the engine died in a step: {type(error).__name__}: {error}") from error

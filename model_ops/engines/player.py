@@ -26,7 +26,7 @@ from model_ops.engines.scripted import SCHEME, load_scripted
 from model_ops.programs.calls import Program
 from schemas.artifacts import read_receipt, read_shard, write_shard
 from schemas.config import EngineConfig
-from schemas.errors import ConfigError, DropError, StoreError
+from schemas.errors import ConfigError, DropError, EngineError, StoreError
 from schemas.manifest import Manifest, Shard
 from schemas.rows import ImageRef, QuarantineRow
 from schemas.store import Store
@@ -238,11 +238,12 @@ class ShardPlayer:
             self._inbox.get().done.set_exception(error)
 
     def _die(self, error: BaseException, driver: Driver) -> None:
+        """End the process. Only an engine's death may lie with a program, storage's failure not."""
         words = f"{type(error).__name__}: {error}"
-        print(f"the engine died: {words}", file=sys.stderr, flush=True)
+        print(f"the engine's actor died: {words}", file=sys.stderr, flush=True)
         is_proof = self._plays_alone and self._has_answered
         try:
-            for run in self._playing:
+            for run in self._playing if isinstance(error, EngineError) else ():
                 live = [number for whose, number in driver.live_tags if whose is run]
                 run.remember_death(live, words, is_proof)
             self._store.write_bytes(f"{self._works[0].prefix}/{LAST_WORDS}", words.encode())
