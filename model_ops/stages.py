@@ -4,9 +4,10 @@ The one idea: a `StagePlace` (configuration, round, index) says where everything
 with which seed, so that the tasks only have to name the step. Nothing here knows Prefect.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from model_ops.benchmarks import Items, item_scores, plan_benchmark, summarise
 from model_ops.engines.job import by_content, shaping
@@ -22,6 +23,7 @@ from schemas.manifest import Manifest, digest
 from schemas.records import Champion, Decision, Evaluation, RoundRecord, StageRecord
 from schemas.store import Store
 
+_log = logging.getLogger(__name__)
 StageT = TypeVar("StageT", bound=Config)
 OnProgress = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -98,14 +100,32 @@ def refuse_endpoint(config: RunConfig) -> None:
 
 
 def training_rows(store: Store, place: StagePlace, current: Manifest) -> list[Manifest]:
-    """The row sets a stage learns from, oldest first (`history`, `replay` ask for earlier ones)."""
+    """The row sets a stage learns from, oldest first (`history`, `replay` ask for earlier ones).
+
+    Rows that were made for another objective, or with other reward words, are left out.
+    """
     rows: list[Manifest] = []
     if place.config.history == "all" or place.stage.train.replay > 0:
         for number in range(1, place.round):
-            earlier = StagePlace(place.config, number, place.index).prefix("train")
-            if store.exists(f"{earlier}/manifest.json"):
-                rows.append(read_manifest(store, earlier))
+            prefix = StagePlace(place.config, number, place.index).prefix("train")
+            if not store.exists(f"{prefix}/manifest.json"):
+                continue
+            earlier = read_manifest(store, prefix)
+            if _purpose(earlier) == _purpose(current):
+                rows.append(earlier)
+            else:
+                _log.warning("not learnt from again: %s was made for %s, this round learns from %s",
+                             prefix, _purpose(earlier), _purpose(current))
     return [*rows, current]
+
+
+def _purpose(rows: Manifest) -> dict[str, Any]:
+    """What train rows are for: their kind, and where a manifest says it (contrastive stages, whose
+    objective decides what a row is) the objective, and for `crl` its words."""
+    objective = rows.config.get("objective")
+    words = rows.config.get("reward_words") if objective == "crl" else None
+    told = {"kind": rows.kind, "objective": objective, "reward_words": words}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 class StartModels(NamedTuple):

@@ -71,6 +71,39 @@ def test_history_and_replay_bring_earlier_rows_oldest_first(
     assert [manifest.inputs_digest for manifest in rows] == expected
 
 
+WORDS = {"good": "good", "bad": "bad"}
+CRL = {"objective": "crl", "reward_words": WORDS}
+
+
+@pytest.mark.parametrize(("earlier", "current", "is_used"), [
+    (CRL, CRL, True),
+    (CRL, {**CRL, "objective": "sft"}, False),
+    (CRL, {**CRL, "objective": "dpo"}, False),
+    (CRL, {**CRL, "reward_words": {"good": "fine", "bad": "bad"}}, False),
+    ({**CRL, "objective": "sft"}, {"objective": "sft", "reward_words": {}}, True),
+    ({"max_turns": 3}, {"max_turns": 4}, True),
+])
+def test_earlier_rows_for_another_objective_are_left_out(
+    local_store: Store, caplog: pytest.LogCaptureFixture, earlier: dict[str, object],
+    current: dict[str, object], is_used: bool,
+) -> None:
+    first, second = (publish(local_store, Manifest(
+        kind="train", prefix=StagePlace(config(), number, 0).prefix("train"),
+        inputs_digest=str(number), config=made))
+        for number, made in ((1, earlier), (2, current)))
+    rows = training_rows(local_store, StagePlace(config(history="all"), 2, 0), second)
+    assert rows == [*([first] if is_used else []), second]
+    assert (first.prefix in caplog.text) is not is_used
+
+
+def test_earlier_pairs_are_no_rows(local_store: Store) -> None:
+    place = StagePlace(config(history="all"), 2, 0)
+    publish(local_store, Manifest(kind="pairs", prefix="rounds/round=0001/00-dialog/train",
+                                  inputs_digest="1"))
+    current = Manifest(kind="train", prefix=place.prefix("train"), inputs_digest="2")
+    assert training_rows(local_store, place, current) == [current]
+
+
 @pytest.mark.parametrize(("changes", "slug"), [
     ({"kind": "game"}, "field-game4"), ({"kind": "vqa", "domain": "home"}, "home-vqa"),
     ({"kind": "game", "num_images": 2, "cross_play": True}, "field-game2-cross"),
