@@ -42,6 +42,8 @@ __all__ = ["ImageReader", "decode", "import_images"]
 
 SHARD_BYTES = 64 << 20
 """A shard takes no further file beyond this: what the importer holds in memory."""
+LISTING = "listing.txt"
+"""Beside the manifest: the digest of the files' names, sizes and stamps at the last import."""
 NUM_READERS = 4
 """Threads that read and decode (both leave the interpreter free)."""
 Progress = Callable[[int, int], None]
@@ -61,12 +63,16 @@ def import_images(store: Store, config: ImagesConfig, prefix: str = "images",
 
     The first of several equal files is used, the others are quarantined as `duplicate`. Counts add
     up: funnel `found` = `kept` + the drops by reason. `ConfigError` if no image is left.
+
+    A file that was replaced is read again; one that was only touched is too, but changes nothing:
+    the manifest's identity has no times.
     """
     source = open_source(config)
     chunks = list(_chunks(source.candidates(), shard_size))
-    digests = _chain(config, chunks)
-    done = find_manifest(store, prefix, digests[-1]) if digests else None
-    if done is not None:
+    digests = _chain(config, chunks, with_stamps=True)
+    identity = _chain(config, chunks, with_stamps=False)[-1] if chunks else ""
+    done = find_manifest(store, prefix, identity) if chunks else None
+    if done is not None and _last_listing(store, prefix) == digests[-1]:
         return done
     importer = _Importer(store, source, config, prefix)
     shards: list[Shard] = []
@@ -80,9 +86,17 @@ def import_images(store: Store, config: ImagesConfig, prefix: str = "images",
     if not funnel["kept"]:
         raise ConfigError(f"no usable image in {config.uri} ({funnel}); reasons per file are in "
                           f"{store.uri(prefix)}/quarantine")
-    return publish(store, Manifest(kind="images", prefix=prefix, inputs_digest=digests[-1],
+    made = publish(store, Manifest(kind="images", prefix=prefix, inputs_digest=identity,
                                    shards=shards, funnel=funnel,
                                    config=config.model_dump(mode="json")))
+    store.write_bytes(f"{prefix}/{LISTING}", digests[-1].encode())
+    return made
+
+
+def _last_listing(store: Store, prefix: str) -> str:
+    """The stamped listing that the collection was last found complete for."""
+    path = f"{prefix}/{LISTING}"
+    return store.read_bytes(path).decode() if store.exists(path) else ""
 
 
 def _chunks(candidates: Iterable[Candidate], shard_size: int) -> Iterator[list[Candidate]]:
@@ -99,10 +113,11 @@ def _chunks(candidates: Iterable[Candidate], shard_size: int) -> Iterator[list[C
         yield chunk
 
 
-def _chain(config: ImagesConfig, chunks: list[list[Candidate]]) -> list[str]:
+def _chain(config: ImagesConfig, chunks: list[list[Candidate]], with_stamps: bool) -> list[str]:
     digests: list[str] = []
     for chunk in chunks:
-        digests.append(listing_digest(digests[-1] if digests else "", config, chunk))
+        before = digests[-1] if digests else ""
+        digests.append(listing_digest(before, config, chunk, with_stamps))
     return digests
 
 

@@ -40,6 +40,8 @@ class Candidate:
     """How the source finds it again."""
     problem: str | None = None
     """Reason code of a candidate that must not be read."""
+    stamp: str = ""
+    """What changes when the file is replaced by another of its size: time or ETag, if there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,23 +115,24 @@ class FolderSource:
         path = Path(folder) / name
         key = str(path.relative_to(self._root))
         printable = os.fsencode(key).decode("utf-8", "backslashreplace")
-        problem, size = self._inspect(path)
+        problem, size, stamp = self._inspect(path)
         if printable != key:
             problem = "bad_file_name"
-        return Candidate(printable, size, key, problem)
+        return Candidate(printable, size, key, problem, stamp)
 
-    def _inspect(self, path: Path) -> tuple[str | None, int]:
-        """Why the file must not be read, if so, and its size. Opens nothing: it may be a pipe."""
+    def _inspect(self, path: Path) -> tuple[str | None, int, str]:
+        """Why the file must not be read, if so, its size and its stamp. Opens nothing: it may be a
+        pipe."""
         try:
             target = path.resolve(strict=True)
             status = target.stat()
         except (OSError, RuntimeError):
-            return "unreadable_file", 0
+            return "unreadable_file", 0, ""
         if not target.is_relative_to(self._root):
-            return "path_outside_root", 0
+            return "path_outside_root", 0, ""
         if not stat.S_ISREG(status.st_mode):
-            return "not_a_file", 0
-        return _size_problem(status.st_size), status.st_size
+            return "not_a_file", 0, ""
+        return _size_problem(status.st_size), status.st_size, str(status.st_mtime_ns)
 
 
 class BucketSource:
@@ -176,7 +179,8 @@ class BucketSource:
         problem = "path_outside_root" if ".." in name.split("/") else _size_problem(size)
         if printable != name or "\ufffd" in name:
             problem = "bad_file_name"
-        return Candidate(printable, size, key, problem)
+        stamp = str(entry.get("ETag") or entry.get("etag") or "")
+        return Candidate(printable, size, key, problem, stamp)
 
 
 def _s3_code(error: Exception) -> str | None:
@@ -224,13 +228,15 @@ class NurserySource:
         return image_rows(num, self._config.seed, self.split)  # type: ignore[arg-type]  # checked
 
 
-def listing_digest(previous: str, config: ImagesConfig, chunk: list[Candidate]) -> str:
+def listing_digest(previous: str, config: ImagesConfig, chunk: list[Candidate],
+                   with_stamps: bool) -> str:
     """Identity of a shard's inputs: its candidates by name, size and problem, and all before it.
 
     The chain keeps the finished shards when files are added behind them, and makes a duplicate's
-    place (the first one counts) part of the inputs.
+    place (the first one counts) part of the inputs. With stamps it says whether to read again.
     """
-    listed = [(c.name, c.num_bytes, c.key, c.problem) for c in chunk]
+    listed = [[c.name, c.num_bytes, c.key, c.problem,
+               *([c.stamp] if with_stamps and c.stamp else [])] for c in chunk]
     return digest([previous, config.max_pixels, config.uri, listed])
 
 

@@ -1,5 +1,6 @@
 """Importing and reading pictures: resume, order, limits, duplicates, references."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import fsspec
 import pytest
 
 from model_ops.images import ImageReader, import_images
+from model_ops.sources import FolderSource
 from schemas.artifacts import read_quarantine, read_rows, read_shard
 from schemas.config import ImagesConfig
 from schemas.errors import ConfigError, StoreError
@@ -77,6 +79,34 @@ def test_files_added_behind_keep_the_finished_shards(local_store: Store, tmp_pat
     second = import_images(local_store, config, shard_size=5)
     assert second.shards[:2] == first.shards and second.num_rows == 11
     assert second.digest != first.digest
+
+
+def test_a_picture_replaced_by_one_of_the_same_size_is_noticed(
+        store: Store, tmp_path: Path) -> None:
+    folder, old, new = folder_of(tmp_path, 4), png((3, 3, 3)), png((4, 4, 9))
+    assert len(old) == len(new) and (folder / "d0" / "003.png").read_bytes() == old
+    uri, files = str(folder), fsspec.filesystem("file")
+    if not store.is_local:
+        uri, files = store.root.removesuffix("/run") + "/photos", fsspec.filesystem("s3")
+        files.put(str(folder), uri, recursive=True)
+    first = import_images(store, ImagesConfig(uri=uri))
+    assert import_images(store, ImagesConfig(uri=uri)) == first
+    files.pipe_file(f"{uri}/d0/003.png", new)
+    second = import_images(store, ImagesConfig(uri=uri))
+    assert second.digest != first.digest
+    assert new in [row.image.bytes for row in rows_of(store, second)]
+    assert import_images(store, ImagesConfig(uri=uri)) == second
+
+
+def test_a_folder_that_was_only_touched_is_the_same_collection(
+        local_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path, 4)
+    config = ImagesConfig(uri=str(folder))
+    first = import_images(local_store, config)
+    os.utime(folder / "d0" / "003.png", (1, 1))
+    assert import_images(local_store, config) == first
+    monkeypatch.setattr(FolderSource, "read", None)  # it is read again once, not each time
+    assert import_images(local_store, config) == first
 
 
 def test_the_first_of_equal_files_is_kept_also_over_shards_and_restarts(
