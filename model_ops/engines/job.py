@@ -113,8 +113,8 @@ def shaping(engine: EngineConfig) -> dict[str, Any]:
 
 @cache
 def code_version(program: str) -> str:
-    """sha256 over the sources that shape rows (programs, looks, scores, ranks) and the program's
-    own module: changed rules, new rows."""
+    """sha256 over the sources that shape rows (programs, looks, scores, ranks, forms) and the
+    program's own module: changed rules, new rows."""
     import model_ops.programs
 
     content = hashlib.sha256()
@@ -122,7 +122,7 @@ def code_version(program: str) -> str:
     room = Path(next(iter(model_ops.programs.__path__)))
     sources = [*sorted(room.glob("*.py")), room.parent / "looks.py",
                room.parent / "benchmarks" / "vqa_score.py",
-               room.parent / "curation" / "ranking.py"]
+               room.parent / "curation" / "ranking.py", room.parent / "criteria" / "forms.py"]
     for path in [*sources, *([Path(own)] if own else [])]:
         content.update(path.name.encode() + path.read_bytes())
     return content.hexdigest()
