@@ -67,6 +67,9 @@ def run_all(store: Store, works: Sequence[PoolWork], engine: EngineConfig,
     """
     _check(works, engine)
     artifacts = [_Artifact(store, work, engine) for work in works]
+    num_actors = _num_actors(engine, sum(artifact.num_shards for artifact in artifacts))
+    for artifact in artifacts:
+        artifact.num_actors = num_actors
     total = sum(len(work.items.shards) for work in works)
     digests = [artifact.inputs_digest for artifact in artifacts]
     _forget_last_words(store, works)
@@ -89,7 +92,7 @@ class _Artifact:
     """One artifact in the making: its finished shards; published when the last one is there."""
 
     def __init__(self, store: Store, work: PoolWork, engine: EngineConfig) -> None:
-        self._store, self._work, self._engine = store, work, engine
+        self._store, self._work, self.num_actors = store, work, engine.num_actors
         self._started = time.perf_counter()
         self.inputs_digest = inputs_digest(work, engine)
         self._manifest = find_manifest(store, work.prefix, self.inputs_digest)
@@ -98,6 +101,11 @@ class _Artifact:
             receipts = (read_receipt(store, work.prefix, shard.index, self.inputs_digest)
                         for shard in work.items.shards)
             self._shards = {shard.index: shard for shard in receipts if shard is not None}
+
+    @property
+    def num_shards(self) -> int:
+        """Shards that are played for it, now or before an interruption; 0 if it was complete."""
+        return len(self._work.items.shards) if self._manifest is None else 0
 
     @property
     def missing(self) -> list[int]:
@@ -117,7 +125,7 @@ class _Artifact:
         if self._manifest is None:
             seconds = time.perf_counter() - self._started
             shards = [self._shards[index] for index in sorted(self._shards)]
-            made = _manifest(self._work, self.inputs_digest, self._engine, shards, seconds)
+            made = _manifest(self._work, self.inputs_digest, self.num_actors, shards, seconds)
             self._manifest = publish(self._store, made)
         return self._manifest
 
@@ -154,7 +162,7 @@ def map_shards(actor: type, arguments: tuple[Any, ...], units: Sequence[dict[str
     """
     if not units:
         return
-    num_actors = min(engine.num_actors, len(units))
+    num_actors = _num_actors(engine, len(units))
     connect(num_actors * engine.num_cpus)
     import ray.data
     import ray.exceptions
@@ -173,6 +181,11 @@ def map_shards(actor: type, arguments: tuple[Any, ...], units: Sequence[dict[str
         yield from results.iter_rows()
     except ray.exceptions.RayError as error:
         raise _plain(error) from None
+
+
+def _num_actors(engine: EngineConfig, num_units: int) -> int:
+    """No more actors than there is work for."""
+    return max(1, min(engine.num_actors, num_units))
 
 
 def _shards_in_flight(works: Sequence[PoolWork], engine: EngineConfig) -> int:
@@ -219,7 +232,7 @@ def _kind_of(row_type: type) -> str:
     return name + ("es" if name.endswith("ch") else "s")
 
 
-def _manifest(work: PoolWork, inputs_digest: str, engine: EngineConfig, shards: list[Shard],
+def _manifest(work: PoolWork, inputs_digest: str, num_actors: int, shards: list[Shard],
               wall_seconds: float) -> Manifest:
     kind = find_program(work.job.program)
     stats: dict[str, float] = {}
@@ -229,7 +242,7 @@ def _manifest(work: PoolWork, inputs_digest: str, engine: EngineConfig, shards: 
     drops = {name.removeprefix("dropped_"): int(stats.pop(name))
              for name in sorted(stats) if name.startswith("dropped_")}
     seeded = stats.pop(SEEDED, 0.0) == len(shards)
-    seconds = stats.get("actor_seconds", 0.0) / engine.num_actors
+    seconds = stats.get("actor_seconds", 0.0) / num_actors
     stats["output_tokens_per_second"] = stats.get("output_tokens", 0.0) / max(seconds, 1e-9)
     stats["wall_seconds"] = wall_seconds
     num_in = sum(shard.num_rows for shard in work.items.shards)
