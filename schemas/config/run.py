@@ -38,7 +38,7 @@ class RunConfig(Config):
     """The unlabelled images."""
     engine: EngineConfig = EngineConfig()
     """How model calls are answered."""
-    stages: list[Stage] = [DialogStage()]
+    stages: list[Stage] = Field(default=[DialogStage()], min_length=1)
     """The stages of a round, in order."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """What is measured."""
@@ -52,7 +52,8 @@ class RunConfig(Config):
     """The model that objective `dpo` compares with: the one that its training starts from, or the
     base of round 0."""
     history: Literal["round", "all"] = "round"
-    """Train on this round's rows, or on those of all rounds."""
+    """Train on this round's rows, or on those of all rounds (`train.replay`: on a share of the
+    earlier ones)."""
     shard_size: int = Field(default=128, ge=1)
     """Rows per shard: the unit of resume."""
     lease_minutes: float = Field(default=10, gt=0)
@@ -79,6 +80,15 @@ class RunConfig(Config):
             if (stage.train.objective, method) == ("dpo", "dialog"):
                 raise ValueError(f"stages[{number}].mix.uri {stage.mix.uri}: objective 'dpo' "
                                  f"learns from pairs, and games make none")
+        return self
+
+    @model_validator(mode="after")
+    def _replay_is_a_share_of_history(self) -> "RunConfig":
+        for number, stage in enumerate(self.stages):
+            if self.history == "all" and stage.train.replay > 0:
+                raise ValueError(f"history 'all' learns from all earlier rows, stages[{number}]."
+                                 f"train.replay {stage.train.replay:g} from a share of them: set "
+                                 f"history to 'round', or replay to 0")
         return self
 
     @model_validator(mode="after")

@@ -115,6 +115,19 @@ def test_pie_asks_with_the_words_that_a_stage_learns() -> None:
         asking("bad")
 
 
+def test_history_is_all_or_a_share() -> None:
+    stages = [{"play": PER_IMAGE, "train": {"replay": 0.5}}]
+    assert run(stages=stages).history == "round"
+    assert run(history="all").stages[0].train.replay == 0
+    with pytest.raises(ValidationError, match=r"train\.replay 0\.5 .* set history to 'round', or"):
+        run(history="all", stages=stages)
+
+
+def test_a_run_has_a_stage() -> None:
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        run(stages=[])
+
+
 def test_search_presets_have_the_documented_numbers() -> None:
     """methods/calibrated_csr.md, sections 0 and 2: the code, and what the paper says of it."""
     reference = {
