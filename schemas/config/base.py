@@ -83,4 +83,7 @@ class EngineConfig(Config):
     def _endpoint_is_complete(self) -> "EngineConfig":
         if self.kind == "endpoint" and not (self.base_url and self.model_name):
             raise ValueError("engine.kind 'endpoint' needs engine.base_url and engine.model_name")
+        if "kind" not in self.model_fields_set and (self.base_url or self.model_name):
+            raise ValueError("engine.base_url and engine.model_name are of an endpoint: set "
+                             "engine.kind to 'endpoint', or leave them out")
         return self

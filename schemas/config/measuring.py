@@ -32,6 +32,10 @@ class JudgeConfig(Config):
     def _endpoint_is_complete(self) -> "JudgeConfig":
         if self.kind == "endpoint" and not (self.base_url and self.model_name):
             raise ValueError("judge.kind 'endpoint' needs judge.base_url and judge.model_name")
+        if "kind" not in self.model_fields_set and (self.base_url or self.model_name or self.model):
+            wanted = "vlm" if self.model else "endpoint"
+            raise ValueError(f"a judge without a kind goes by rules: set judge.kind to {wanted!r}, "
+                             f"or leave judge.model, judge.base_url and judge.model_name out")
         return self
 
 

@@ -14,6 +14,7 @@ from schemas.config import (
     DialogStage,
     EvaluationConfig,
     ImagesConfig,
+    JudgeConfig,
     RunConfig,
     SearchConfig,
 )
@@ -126,6 +127,25 @@ def test_history_is_all_or_a_share() -> None:
 def test_a_run_has_a_stage() -> None:
     with pytest.raises(ValidationError, match="at least 1 item"):
         run(stages=[])
+
+
+@pytest.mark.parametrize(("judge", "kind"), [
+    ({"base_url": "http://there/v1", "model_name": "large"}, "endpoint"),
+    ({"model_name": "large"}, "endpoint"), ({"model": "some/model"}, "vlm"),
+])
+def test_a_judge_that_is_named_has_a_kind(judge: dict[str, str], kind: str) -> None:
+    with pytest.raises(ValidationError, match=rf"set judge\.kind to '{kind}'"):
+        JudgeConfig.model_validate(judge)
+    explicit = JudgeConfig.model_validate({**judge, "kind": "rules"})
+    assert JudgeConfig.model_validate(explicit.model_dump()) == explicit
+
+
+def test_an_endpoint_that_is_named_has_its_kind() -> None:
+    there = {"base_url": "http://there/v1", "model_name": "large"}
+    with pytest.raises(ValidationError, match=r"set engine\.kind to 'endpoint'"):
+        run(engine=there)
+    assert run(engine={**there, "kind": "endpoint"}).engine.model_name == "large"
+    assert run(engine={**there, "kind": "vllm"}).engine.kind == "vllm"  # switched back for a run
 
 
 def test_search_presets_have_the_documented_numbers() -> None:
