@@ -9,6 +9,7 @@ from rich.text import Text
 from deploy import prefect_api
 from deploy.console import AsJson, err, is_debug, load_config, show
 from model_ops.summary import SUMMARY, RunSummary
+from schemas.champion import read_champion
 from schemas.config import RunConfig
 from schemas.store import Store
 
@@ -73,7 +74,8 @@ def _plan(config: RunConfig, as_json: bool) -> None:
 
 def _closing(config: RunConfig, summary: RunSummary) -> str:
     store = Store(config.root)
-    leader = next(r for r in reversed(summary.rounds) if r.model == summary.champion)
-    return (f"champion: {summary.champion[:12]} (round {leader.round} of "
+    champion = read_champion(store)  # a held round that trained nothing has the same model
+    assert champion is not None, "every run has a champion"
+    return (f"champion: {champion.digest[:12]} (round {champion.round} of "
             f"{len(summary.rounds) - 1})\nsummary:  {store.uri(SUMMARY)}\n"
             f"report:   {store.uri('report/index.html')}")
