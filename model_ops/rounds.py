@@ -41,7 +41,12 @@ def read_rounds(store: Store) -> list[RoundRecord]:
 
 
 def write_round(store: Store, record: RoundRecord) -> RoundRecord:
-    """Write `round.json`, stamped with the time."""
+    """Write `round.json`, stamped with the time.
+
+    A record of the next round was made after another try of this one: it goes first, so that its
+    round is played again (what has not changed is skipped) and no reader takes it for a follower.
+    """
+    store.delete(f"{round_prefix(record.round + 1)}/round.json")
     record = record.model_copy(update={"finished_at": datetime.now(UTC).isoformat()})
     path = f"{round_prefix(record.round)}/round.json"
     store.write_bytes(path, record.model_dump_json(indent=2).encode())

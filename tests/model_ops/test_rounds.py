@@ -86,6 +86,19 @@ def test_a_promoted_round_that_is_played_again_may_be_held(
                                                                read_rounds(local_store))
 
 
+def test_rounds_after_one_that_is_played_again_are_played_again_too(local_store: Store) -> None:
+    promoted = run_of(local_store, ["base", "promote", "promote", "hold"])
+    local_store.delete("rounds/round=0001/round.json")
+    base = settle_champion(local_store, read_rounds(local_store))
+    assert base.round == 0
+    for number, decision in enumerate(["promote", "promote", "hold"], start=1):
+        before = incumbent(local_store, read_rounds(local_store))
+        write_round(local_store, record(number, decision, before))
+        assert len(read_rounds(local_store)) == number + 1
+        settled = settle_champion(local_store, read_rounds(local_store))
+    assert settled == promoted == read_champion(local_store)
+
+
 def test_a_held_round_that_was_crowned_by_hand_stays(local_store: Store) -> None:
     before = run_of(local_store, ["base", "promote", "hold"])
     by_hand = successor(record(2, "promote", before))
