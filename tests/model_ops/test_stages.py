@@ -140,7 +140,7 @@ def test_an_endpoint_may_generate_under_its_own_digest_but_not_be_measured(
     assert seated.digest != model.digest
     larger = config(engine={**ENDPOINT, "model_name": "larger"})
     assert seated.digest != local_model(local_store, model, larger).digest
-    with pytest.raises(ConfigError, match="use it with `generate` only"):
+    with pytest.raises(ConfigError, match="use it with the flow `generate` only"):
         refuse_endpoint(remote)
     refuse_endpoint(config())
 
