@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from model_ops.benchmarks import Items, item_scores, plan_benchmark, summarise
+from model_ops.benchmarks import Items, item_clusters, item_scores, plan_benchmark, summarise
 from model_ops.engines.job import by_content, shaping
 from model_ops.engines.pool import LocalModel, PoolWork, ProgramJob, run_all, run_programs
 from model_ops.judges import benchmark_seats
@@ -218,8 +218,16 @@ def evaluation(
 
 def scores(store: Store, measured: Evaluation) -> dict[str, dict[str, float]]:
     """Metric -> row id of the item -> score, of everything that a model answered."""
-    answered = {slug: read_manifest(store, prefix) for slug, prefix in measured.items.items()}
-    return item_scores(store, answered)
+    return item_scores(store, _answered(store, measured))
+
+
+def clusters(store: Store, measured: Evaluation) -> dict[str, str]:
+    """Row id of the item -> the images that it is about, of everything that a model answered."""
+    return item_clusters(store, _answered(store, measured))
+
+
+def _answered(store: Store, measured: Evaluation) -> dict[str, Manifest]:
+    return {slug: read_manifest(store, prefix) for slug, prefix in measured.items.items()}
 
 
 def items_digest(config: RunConfig, planned: Mapping[str, Items]) -> str:

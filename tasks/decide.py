@@ -15,7 +15,8 @@ def decide(
     """Promote or hold, from the items that the models all answered."""
     store = Store(config.root)
     return gate.decide(stages.scores(store, candidate), stages.scores(store, champion),
-                       config.gate, stages.scores(store, base))
+                       config.gate, stages.scores(store, base),
+                       stages.clusters(store, candidate))
 
 
 @step(name="record round")

@@ -20,7 +20,11 @@ _SEED = 14_622
 
 
 def metric_of(scores: Sequence[float], chance: float | None = None) -> Metric:
-    """Mean with its interval: Wilson's for 0/1 scores, a seeded bootstrap's for others."""
+    """Mean with its interval: Wilson's for 0/1 scores, a seeded bootstrap's for others.
+
+    Both take the scores for independent: of several questions about an image they are too narrow
+    (the gate draws images instead).
+    """
     value = math.fsum(scores) / len(scores)
     if all(score in (0.0, 1.0) for score in scores):
         low, high = wilson_interval(int(sum(scores)), len(scores))

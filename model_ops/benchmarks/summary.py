@@ -62,6 +62,26 @@ def item_scores(store: Store, answered: Mapping[str, Manifest]) -> dict[str, dic
     return scores
 
 
+def item_clusters(store: Store, answered: Mapping[str, Manifest]) -> dict[str, str]:
+    """Item row id -> its images: what the gate draws together.
+
+    Questions about one image stand or fall together; so do games of the same images.
+    """
+    clusters: dict[str, str] = {}
+    for manifest in answered.values():
+        for row in read_rows(store, manifest, ItemRow, ["row_id", "image_ids"]):
+            clusters[row.row_id] = _cluster(row.image_ids) or row.row_id
+        for dropped in read_quarantine(store, manifest):
+            planned = json.loads(dropped.payload)
+            shown = planned.get("images") or [planned["image"]]
+            clusters[planned["row_id"]] = _cluster([ref["image_id"] for ref in shown])
+    return clusters
+
+
+def _cluster(image_ids: Sequence[str]) -> str:
+    return " ".join(sorted(image_ids))
+
+
 def _program(manifest: Manifest) -> str:
     return str(manifest.config.get("program"))
 

@@ -198,7 +198,8 @@ class GatePolicy(Config):
     primary: str = "field/game4_success"
     """The metric that must rise."""
     min_gain: float = 0.0
-    """The lower end of the paired bootstrap interval of the gain must exceed this."""
+    """The lower end of the paired bootstrap interval of the gain must exceed this. Unless it is
+    negative, an exact test must find a gain at the same confidence, too."""
     guards: dict[str, float] = {}
     """Metric -> the largest fall below the champion that is tolerated (a fraction: 0.01 is one
     point)."""

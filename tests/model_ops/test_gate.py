@@ -1,10 +1,12 @@
 """The gate: better, worse, equal, guard broken, few items, missing metrics."""
 
+import math
 import random
 
+import numpy as np
 import pytest
 
-from model_ops.gate import bootstrap_interval, decide
+from model_ops.gate import bootstrap_interval, chance_of_gain, decide
 from schemas.config import GatePolicy
 
 PRIMARY = "field/game4_success"
@@ -106,19 +108,66 @@ def test_only_common_items_are_paired() -> None:
     assert decide({PRIMARY: strangers}, {PRIMARY: champion}, POLICY).gain is None
 
 
-def test_noise_alone_rarely_promotes() -> None:
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_noise_alone_promotes_no_more_often_than_claimed(share: float) -> None:
+    """Equals that answer all five questions about an image alike, *share* of images differently."""
     policy = GatePolicy(primary=PRIMARY)
-    promoted = sum(
-        decide({PRIMARY: scores(0.5, 200, seed)}, {PRIMARY: scores(0.5, 200, 1000 + seed)}, policy)
-        .decision == "promote"
-        for seed in range(40)
-    )
-    assert promoted <= 4
+    clusters = {f"image{n}/{q}": f"image{n}" for n in range(40) for q in range(5)}
+    rng, trials = random.Random(1), 300
+
+    def promotes() -> bool:
+        won = {f"image{n}": rng.choice([0, 1]) for n in range(40) if rng.random() < share}
+        ours = {item: float(won.get(image, 1)) for item, image in clusters.items()}
+        theirs = {item: float(1 - won[image]) if image in won else 1.0
+                  for item, image in clusters.items()}
+        decision = decide({PRIMARY: ours}, {PRIMARY: theirs}, policy, clusters=clusters)
+        return decision.decision == "promote"
+
+    claimed = trials * (1 - policy.confidence) / 2
+    assert sum(promotes() for _ in range(trials)) <= claimed + 2 * claimed**0.5
+
+
+@pytest.mark.parametrize(("num_better", "decided"), [(4, "hold"), (5, "hold"), (6, "promote")])
+def test_few_changed_items_are_judged_by_the_sign_test(num_better: int, decided: str) -> None:
+    champion = {f"item{n}": 0.0 for n in range(1000)}
+    better = champion | {f"item{n}": 1.0 for n in range(num_better)}
+    decision = decide({PRIMARY: better}, {PRIMARY: champion}, GatePolicy(primary=PRIMARY))
+    assert decision.gain is not None and decision.gain.low > 0, "the bootstrap alone is sure"
+    assert decision.decision == decided
+    chance = f"chance alone gains as much in {100 / 2**num_better:.1f} % of cases"
+    assert decision.reasons[0].endswith(chance) == (decided == "hold")
+
+
+def test_a_tolerated_fall_needs_no_gain() -> None:
+    same = scores(0.6)
+    policy = GatePolicy(primary=PRIMARY, min_gain=-0.01)
+    assert decide({PRIMARY: same}, {PRIMARY: same}, policy).decision == "promote"
+
+
+def test_questions_about_one_image_count_as_one() -> None:
+    items = {f"image{n}/{q}": f"image{n}" for n in range(20) for q in range(10)}
+    champion = dict.fromkeys(items, 0.0)
+    better = {item: float(image in {"image1", "image2", "image3"})
+              for item, image in items.items()}
+    alone = decide({PRIMARY: better}, {PRIMARY: champion}, GatePolicy(primary=PRIMARY))
+    assert alone.decision == "promote"
+    drawn = decide({PRIMARY: better}, {PRIMARY: champion}, GatePolicy(primary=PRIMARY),
+                   clusters=items)
+    assert drawn.decision == "hold"
+    assert alone.gain is not None and drawn.gain is not None
+    assert (drawn.gain.value, drawn.gain.n) == (alone.gain.value, alone.gain.n) == (0.15, 200)
+    assert drawn.gain.low < alone.gain.low
+
+
+def test_chance_is_exact_for_few_and_close_for_many() -> None:
+    assert chance_of_gain(np.array([])) == chance_of_gain(np.zeros(9)) == 1.0
+    assert chance_of_gain(np.array([0.3, -0.1, 0.1, 0.0])) == 3 / 8
+    many = np.array([1.0] * 9 + [-1.0] * 5)
+    exact = sum(math.comb(14, wins) for wins in range(9, 15)) / 2**14
+    assert chance_of_gain(many) == pytest.approx(exact, abs=0.015)
 
 
 def test_the_interval_is_reproducible_and_narrows_with_items() -> None:
-    import numpy as np
-
     few, many = np.array([0.0, 1.0] * 10), np.array([0.0, 1.0] * 1000)
     assert bootstrap_interval(few, 0.95) == bootstrap_interval(few, 0.95)
     low, high = bootstrap_interval(many, 0.95)

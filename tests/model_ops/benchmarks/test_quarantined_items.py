@@ -2,13 +2,17 @@
 
 import pytest
 
-from model_ops.benchmarks import item_scores, summarise
+from model_ops.benchmarks import item_clusters, item_scores, summarise
 from model_ops.programs.registry import PROGRAMS
 from schemas.artifacts import read_rows, write_shard
 from schemas.manifest import Manifest
-from schemas.rows import ItemRow, QuarantineRow
+from schemas.rows import GameRow, ImageRef, ItemRow, QuarantineRow, QuestionRow
 from schemas.store import Store
 from tests.model_ops.benchmarks.test_benchmarks import VQA, game_items, plan, play
+
+
+def images_of(item: GameRow | QuestionRow) -> list[ImageRef]:
+    return item.images if isinstance(item, GameRow) else [item.image]
 
 
 @pytest.mark.parametrize("num_lost", [1, 8])
@@ -37,6 +41,9 @@ def test_items_in_quarantine_score_nothing(
         scores = item_scores(local_store, done)[metric]
         assert set(scores) == {item.row_id for item in planned}
         assert all(scores[row.row_id] == 0.0 for row in dropped)
+        assert item_clusters(local_store, done) == {
+            item.row_id: " ".join(sorted(ref.image_id for ref in images_of(item)))
+            for item in planned}
         if metric == "field/vqa":
             assert sum(metrics[f"field/vqa_{kind}"].n for kind in {i.kind for i in planned}) == 8
         else:
