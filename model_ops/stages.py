@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from model_ops.benchmarks import Items, item_clusters, item_scores, plan_benchmark, summarise
-from model_ops.engines.job import by_content, shaping
+from model_ops.engines.job import by_content, code_version, shaping
 from model_ops.engines.pool import LocalModel, PoolWork, ProgramJob, run_all, run_programs
 from model_ops.judges import benchmark_seats
 from model_ops.models import fetch_model, reward_word_of
@@ -233,10 +233,11 @@ def _answered(store: Store, measured: Evaluation) -> dict[str, Manifest]:
 def items_digest(config: RunConfig, planned: Mapping[str, Items]) -> str:
     """Two evaluations with equal digests pair item by item: the same items under the same rules.
 
-    Beside the items it covers what shapes any model's answers: programs, settings, prompts, engine.
+    Beside the items it covers what shapes any model's answers: programs and their code, settings,
+    prompts, engine.
     """
-    rules = {slug: [items.items.digest, items.program, by_content(items.settings)]
-             for slug, items in planned.items()}
+    rules = {slug: [items.items.digest, items.program, by_content(items.settings),
+                    code_version(items.program)] for slug, items in planned.items()}
     return digest([rules, load_prompts(config.model.prompts).digest, config.model.dtype,
                    shaping(config.engine)])
 

@@ -131,6 +131,14 @@ def test_scores_pair_only_if_items_and_rules_are_the_same() -> None:
     assert len(set(digests)) == len(digests)
 
 
+def test_scores_of_other_code_do_not_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Manifest(kind="questions", prefix="p", inputs_digest="1")
+    planned = {"b": Items(made, made, "vqa", {"metric": "m", "scoring": "exact"})}
+    before = items_digest(config(), planned)
+    monkeypatch.setattr("model_ops.stages.code_version", lambda program: f"new {program}")
+    assert items_digest(config(), planned) != before
+
+
 def test_an_endpoint_may_generate_under_its_own_digest_but_not_be_measured(
     local_store: Store
 ) -> None:
