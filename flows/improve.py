@@ -27,6 +27,7 @@ from model_ops.stages import (
     StartModels,
     items_digest,
     refuse_endpoint,
+    refuse_gate,
     round_record,
     start_models,
 )
@@ -59,6 +60,7 @@ STAGES = {
 def improve(config: RunConfig) -> RunSummary:
     """Run rounds until a stop rule ends it; the summary of all rounds of the root."""
     refuse_endpoint(config)
+    refuse_gate(config)
     store, clock = Store(config.root), RunClock()
     with hold_root(store, f"improve {config.root}", config.lease_minutes):
         records = _finished_rounds(config, store) or [_base_round(config, store)]

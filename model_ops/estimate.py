@@ -315,10 +315,11 @@ def _warnings(config: RunConfig, collection: Collection, context: int | None) ->
     if engine.num_gpus and engine.tensor_parallel_size > engine.num_gpus:
         warnings.append(f"engine.tensor_parallel_size {engine.tensor_parallel_size} needs as many "
                         f"GPUs per engine, engine.num_gpus is {engine.num_gpus:g}")
-    measured = {f"{each.domain}/" for each in config.evaluation.benchmarks}
-    if not any(config.gate.primary.startswith(domain) for domain in measured):
+    if not config.evaluation.benchmarks:
         warnings.append(f"no benchmark measures gate.primary {config.gate.primary!r}: every round "
                         f"will be held")
+    elif config.incomparable:
+        warnings.append(config.incomparable)
     return warnings
 
 

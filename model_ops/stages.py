@@ -99,6 +99,12 @@ def refuse_endpoint(config: RunConfig) -> None:
             f"flow `generate` only, and set engine.kind to 'vllm' here")
 
 
+def refuse_gate(config: RunConfig) -> None:
+    """Raise `ConfigError` where no round could ever be promoted by what is measured."""
+    if config.incomparable:
+        raise ConfigError(f"{config.incomparable}: set gate.primary, or add the benchmark")
+
+
 def training_rows(store: Store, place: StagePlace, current: Manifest) -> list[Manifest]:
     """The row sets a stage learns from, oldest first (`history`, `replay` ask for earlier ones).
 

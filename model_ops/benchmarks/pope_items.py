@@ -26,6 +26,7 @@ from model_ops.benchmarks.shards import write_items
 from model_ops.benchmarks.sights import Sight, nursery_sights
 from schemas.artifacts import find_manifest, publish
 from schemas.config import BenchmarkConfig
+from schemas.config.measuring import POPE_SPLITS
 from schemas.errors import ConfigError, DropError
 from schemas.manifest import Manifest, digest
 from schemas.rows import ImageRef, QuarantineRow, QuestionRow, row_id
@@ -35,7 +36,7 @@ CODE_VERSION = 1
 """Raise it when planning changes."""
 KIND = "pope"
 """Kind of the planned artifact, and name of the program that answers it."""
-SPLITS = ("random", "popular", "adversarial")
+SPLITS = POPE_SPLITS
 """How absent objects are chosen; the `kind` of an item."""
 
 

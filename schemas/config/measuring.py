@@ -6,7 +6,16 @@ from pydantic import Field, model_validator
 
 from schemas.config.base import Config, ImagesConfig
 from schemas.config.dialog import DialogPlayConfig, GroupingConfig, check_turn_limit
+from schemas.questions import CLEAR, ODD_TYPES
+from schemas.questions import slug as kind_slug
 from schemas.records import is_lower_better, is_word_count
+
+NURSERY_KINDS = ["yesno", "attribute", "count", "position"]
+"""Kinds of the nursery's `vqa` questions."""
+POPE_SPLITS = ("random", "popular", "adversarial")
+"""POPE's splits where no file says which."""
+ANY_KIND = "<kind>"
+"""In a metric's name: a kind that only the file of questions knows."""
 
 
 class JudgeConfig(Config):
@@ -89,7 +98,7 @@ class PopeConfig(Config):
     @property
     def num_splits(self) -> int:
         """How many splits are measured."""
-        return len(self.uris) or 3
+        return len(self.uris or POPE_SPLITS)
 
 
 class ChairConfig(Config):
@@ -156,6 +165,27 @@ class BenchmarkConfig(Config):
         variant = f"-{self.pie.variant}" if self.kind == "pie" and self.pie.variant else ""
         return f"{self.domain}-{self.kind}{size}{cross}{variant}"
 
+    @property
+    def gate_metrics(self) -> list[str]:
+        """The metrics that it scores item by item, which a gate can compare: no ratio of sums (F1)
+        and no mean of means; nothing of cross-play, in which the base has no rival."""
+        name = f"{self.domain}/{self.kind}"
+        if self.cross_play:
+            return []
+        if self.kind == "game":
+            name += str(self.num_images)
+            return [f"{name}_success", *[f"{name}_rotation"] * self.play.rotations]
+        if self.kind == "chair":
+            return [f"{name}_clean", f"{name}_recall"]
+        if self.kind == "pie":
+            name += f"-{self.pie.variant}" if self.pie.variant else ""
+            kinds = [kind_slug(kind) for kind in (*ODD_TYPES, *[CLEAR] * (self.pie.num_clear > 0))]
+            return [f"{name}_{each}" for each in ("aar", "aar_soft", *kinds)]
+        if self.kind == "pope":
+            return [name, *(f"{name}_{split}" for split in self.pope.uris or POPE_SPLITS)]
+        kinds = [ANY_KIND] if self.questions_uri else NURSERY_KINDS
+        return [name, *(f"{name}_{kind}" for kind in kinds)]
+
     @model_validator(mode="after")
     def _has_a_turn_limit(self) -> "BenchmarkConfig":
         if self.kind == "game":
@@ -209,14 +239,18 @@ class GatePolicy(Config):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """Confidence of the intervals."""
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All that it compares."""
+        return (self.primary, *self.guards, *self.base_guards)
+
     @model_validator(mode="after")
     def _figures_must_rise(self) -> "GatePolicy":
-        named = (self.primary, *self.guards, *self.base_guards)
-        if falling := [name for name in named if is_lower_better(name)]:
+        if falling := [name for name in self.metrics if is_lower_better(name)]:
             raise ValueError(f"{', '.join(falling)} falls when a model gets better: the gate takes "
                              f"figures that rise (for over-asking: `<domain>/pie_clear`; for made "
                              f"up objects: `<domain>/chair_clean`)")
-        if words := [name for name in named if is_word_count(name)]:
+        if words := [name for name in self.metrics if is_word_count(name)]:
             raise ValueError(f"{', '.join(words)} is a number of words, not a share that should "
                              f"rise: the gate cannot take it (for saying less: "
                              f"`<domain>/chair_recall`)")

@@ -8,7 +8,7 @@ from schemas.config.base import Config, EngineConfig, ImagesConfig, ModelConfig
 from schemas.config.calibrated import CalibratedStage
 from schemas.config.contrastive import ContrastiveStage
 from schemas.config.dialog import DialogStage
-from schemas.config.measuring import EvaluationConfig, GatePolicy
+from schemas.config.measuring import ANY_KIND, EvaluationConfig, GatePolicy
 
 Stage = Annotated[DialogStage | ContrastiveStage | CalibratedStage, Field(discriminator="method")]
 """One method with its settings; `method` says which."""
@@ -101,6 +101,26 @@ class RunConfig(Config):
             if words and benchmark.kind == "pie" and reward not in {"model", "none", *words}:
                 raise ValueError(f"pie.reward {reward!r}: no stage learns that word; its words are "
                                  f"{', '.join(sorted(words))}, or use 'model' or 'none'")
+        return self
+
+    @property
+    def incomparable(self) -> str | None:
+        """Which metrics of the gate no benchmark scores item by item: rounds would be held for
+        ever. None: all are scored, or nothing is measured."""
+        known = [name for each in self.evaluation.benchmarks for name in each.gate_metrics]
+        begun = tuple(name.removesuffix(ANY_KIND) for name in known if name.endswith(ANY_KIND))
+        unknown = [name for name in self.gate.metrics
+                   if name not in known and not name.startswith(begun)]
+        if not unknown or not self.evaluation.benchmarks:
+            return None
+        return (f"gate: no benchmark scores {', '.join(unknown)} item by item, so every round "
+                f"would be held; what can be compared: {', '.join(known) or 'nothing'}")
+
+    @model_validator(mode="after")
+    def _gate_compares_what_is_measured(self) -> "RunConfig":
+        """The untouched gate may stand in a configuration that only measures; `improve` refuses."""
+        if self.incomparable and self.gate != GatePolicy():
+            raise ValueError(self.incomparable)
         return self
 
     @model_validator(mode="after")

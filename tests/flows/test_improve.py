@@ -102,3 +102,13 @@ def test_an_endpoint_is_neither_improved_nor_measured(local_store: Store) -> Non
     with pytest.raises(ConfigError, match=r"set engine\.kind to 'vllm'"):
         evaluate.fn(config, "nursery://vlm")
     assert not local_store.exists("lock.json")
+
+
+def test_a_gate_that_could_never_promote_is_refused_before_anything_begins(
+    local_store: Store
+) -> None:
+    measured = {"benchmarks": [{"kind": "vqa", "images": {"limit": 8}}]}
+    config = config_of(local_store, evaluation=measured)
+    with pytest.raises(ConfigError, match=r"no benchmark scores field/game4_success .* field/vqa"):
+        improve.fn(config)
+    assert not local_store.exists("lock.json")

@@ -249,6 +249,12 @@ def test_contradictions_are_warned_of(tmp_path: Path) -> None:
     assert any("gate.primary" in each for each in plan.warnings)
 
 
+def test_a_gate_that_no_benchmark_feeds_is_warned_of(tmp_path: Path) -> None:
+    measured = [BenchmarkConfig(kind="vqa", images=NURSERY, num_items=300)]
+    plan = estimate(nursery(tmp_path, evaluation=EvaluationConfig(benchmarks=measured)))
+    assert any("no benchmark scores field/game4_success" in each for each in plan.warnings)
+
+
 def test_a_bucket_out_of_reach_is_planned_by_its_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from schemas.config import (
     DialogPlayConfig,
     DialogStage,
     EvaluationConfig,
+    GatePolicy,
     ImagesConfig,
     JudgeConfig,
     RunConfig,
@@ -83,6 +84,47 @@ def test_the_gate_refuses_figures_that_should_fall() -> None:
         with pytest.raises(ValidationError, match=r"pie_clear"):
             run(gate=gate)
     assert run(gate={"guards": {"field/pie_clear": 0.05}}).gate.guards == {"field/pie_clear": 0.05}
+
+
+BENCHMARKS = [
+    {"kind": "game", "play": PER_IMAGE}, {"kind": "vqa"}, {"kind": "chair"},
+    {"kind": "game", "play": PER_IMAGE, "cross_play": True, "domain": "cross"},
+    {"kind": "vqa", "questions_uri": "q.jsonl", "domain": "photos"},
+    {"kind": "pie", "pie": {"reward": "bad"}}, {"kind": "pope"},
+    {"kind": "pie", "pie": {"num_clear": 0}, "domain": "odd"},
+    {"kind": "pope", "pope": {"random_uri": "r.jsonl"}, "domain": "coco"},
+]
+
+
+def gated(**gate: Any) -> RunConfig:
+    benchmarks = [{"images": FIELD, **each} for each in BENCHMARKS]
+    return run(evaluation={"benchmarks": benchmarks}, gate=gate)
+
+
+@pytest.mark.parametrize("metric", [
+    "cross/game4_crossplay", "cross/game4_success", "field/game4_succes", "field/game2_success",
+    "field/pope_f1", "field/pope_recall", "coco/pope_popular", "field/pie-bad_aar_macro",
+    "field/pie_aar", "odd/pie_clear", "field/vqa_yesnno", "home/vqa", "field/chair"])
+def test_a_gate_refuses_what_no_benchmark_scores_item_by_item(metric: str) -> None:
+    for gate in ({"primary": metric}, {"guards": {metric: 0.1}}, {"base_guards": {metric: 0.1}}):
+        with pytest.raises(ValidationError, match=f"no benchmark scores {metric} .*field/pope_ran"):
+            gated(**gate)
+        assert run(gate=gate).gate == GatePolicy.model_validate(gate), "nothing is measured"
+
+
+@pytest.mark.parametrize("metric", [
+    "field/game4_success", "field/game4_rotation", "field/vqa", "field/vqa_yesno",
+    "photos/vqa_other", "photos/vqa", "field/chair_clean", "field/chair_recall",
+    "field/pie-bad_aar", "field/pie-bad_aar_soft", "field/pie-bad_false_premise",
+    "field/pie-bad_clear", "field/pope", "field/pope_adversarial", "coco/pope_random"])
+def test_a_gate_takes_what_a_benchmark_scores_item_by_item(metric: str) -> None:
+    assert gated(primary=metric, guards={metric: 0.1}).incomparable is None
+
+
+def test_the_untouched_gate_may_stand_where_runs_only_measure() -> None:
+    measuring = run(evaluation={"benchmarks": [{"kind": "vqa", "images": FIELD}]})
+    assert "field/game4_success" in (measuring.incomparable or "")
+    assert RunConfig.model_validate(measuring.model_dump()) == measuring
 
 
 def test_nursery_images_need_a_number() -> None:

@@ -120,6 +120,7 @@ def test_vqa_is_asked_greedily_and_scored(local_store: Store) -> None:
     assert metrics["field/vqa_yesno"].chance == 0.5
     assert metrics["field/vqa_count"].value < 0.1
     scores = item_scores(local_store, done)
+    assert set(scores) == set(VQA.gate_metrics)
     assert len(scores["field/vqa"]) == 1000
     assert len(scores["field/vqa_yesno"]) == 500
     assert set(scores["field/vqa"]) == {
@@ -148,6 +149,8 @@ def test_game_items_keep_the_game_and_its_rotation(
 
     done = {"field-game4": answered(local_store, items, clueless, "nursery", "eval")}
     metrics = summarise(local_store, done)
+    measured = BenchmarkConfig(kind="game", images=FIELD)
+    assert set(item_scores(local_store, done)) == set(measured.gate_metrics)
     assert metrics["field/game4_success"].n == 40
     assert metrics["field/game4_success"].chance == 0.25
     assert metrics["field/game4_rotation"].value == 1.0

@@ -100,7 +100,7 @@ def test_a_model_describes_greedily_and_is_compared(local_store: Store) -> None:
         1 - len(planned[-1].objects) / there)
     assert metrics["field/caption_words"].n == 11 and metrics["field/caption_words"].value > 20
     scores = item_scores(local_store, done)
-    assert set(scores) == {"field/chair_clean", "field/chair_recall"}
+    assert set(scores) == {"field/chair_clean", "field/chair_recall"} == set(CHAIR.gate_metrics)
     assert set(scores["field/chair_clean"]) == {row.row_id for row in planned}
     assert scores["field/chair_recall"][planned[-1].row_id] == 0.0
     assert [row.score for row in rows[:4]] == [0.0, 0.0, 0.0, 1.0]

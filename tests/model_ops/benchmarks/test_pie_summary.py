@@ -12,6 +12,7 @@ from model_ops.benchmarks.pie_summary import (
     pie_metrics,
     pie_scores,
 )
+from schemas.config import BenchmarkConfig, ImagesConfig
 from schemas.questions import ODD_TYPES
 
 VECTOR = dict(zip(ODD_TYPES, (Counts(8, 0, 10), Counts(6, 0, 10), Counts(2, 3, 10),
@@ -95,7 +96,8 @@ def test_a_reply_without_a_verdict_says_nothing_about_the_model() -> None:
 def test_a_gate_pairs_item_by_item() -> None:
     items = [*items_of(VECTOR), Judged("c", "Clear", "True"), Judged("d", "Clear", LOST)]
     scores = pie_scores("field/pie", items)
-    assert set(scores) == {
+    measured = BenchmarkConfig(kind="pie", images=ImagesConfig(limit=8))
+    assert set(scores) == set(measured.gate_metrics) == {
         "field/pie_aar", "field/pie_aar_soft", "field/pie_clear", "field/pie_false_premise",
         "field/pie_unanswerable_questions", "field/pie_subject_ambiguity",
         "field/pie_subjective_interpretations", "field/pie_unclear_user_background",
