@@ -23,6 +23,8 @@ from tests.model_ops.bits_world import (
 
 JOINT = DialogPlayConfig(guesser="joint")
 PER_IMAGE = DialogPlayConfig(guesser="per_image")
+LOOKED = DialogPlayConfig(guesser="per_image", looks=["deeper", "deepest"], reasks=0,
+                          counterfactual=False)
 BARE = DialogPlayConfig(
     guesser="joint", rotations=False, blind=False, reasks=0, counterfactual=False
 )
@@ -76,8 +78,6 @@ def test_the_describer_sees_the_target_and_no_position(rules: DialogPlayConfig) 
 
 
 def test_the_describer_says_what_most_looks_give() -> None:
-    rules = PER_IMAGE.model_copy(update={"looks": ["deeper", "deepest"], "reasks": 0,
-                                         "counterfactual": False})
     players = Bayesians(flip=0.0)
 
     def wrong_as_it_is(call: Call, seed: int) -> Reply:
@@ -87,7 +87,7 @@ def test_the_describer_says_what_most_looks_give() -> None:
             return reply
         return reply_with(call, "no" if reply.text == "yes" else "yes")
 
-    played = transcripts(games(20), rules, wrong_as_it_is)
+    played = transcripts(games(20), LOOKED, wrong_as_it_is)
     assert all(row.won for row in played)
     assert {turn.agreement for row in played for turn in row.turns} == {2 / 3}
     asked = [call for call in players.calls if call.seat == "describer"]
@@ -97,8 +97,6 @@ def test_the_describer_says_what_most_looks_give() -> None:
 
 
 def test_a_look_without_an_answer_agrees_with_none() -> None:
-    rules = PER_IMAGE.model_copy(update={"looks": ["deeper", "deepest"], "reasks": 0,
-                                         "counterfactual": False})
     players = Bayesians(flip=0.0)
 
     def blank_in_other_lights(call: Call, seed: int) -> Reply:
@@ -106,7 +104,7 @@ def test_a_look_without_an_answer_agrees_with_none() -> None:
         looked = isinstance(call, Generate) and call.seat == "describer" and call.look
         return reply_with(call, " ") if looked else reply
 
-    played = transcripts(games(20), rules, blank_in_other_lights)
+    played = transcripts(games(20), LOOKED, blank_in_other_lights)
     assert all(row.won for row in played)
     assert {turn.agreement for row in played for turn in row.turns} == {1 / 3}
 
