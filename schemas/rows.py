@@ -93,7 +93,8 @@ class Turn(Row):
     consistency: float | None = None
     """Share of re-asked answers equal to the recorded one."""
     agreement: float | None = None
-    """Share of the looks at the target that gave this answer (`play.looks`)."""
+    """Share of the other lights (`play.looks`), the picture as it is left out, that gave this
+    answer."""
     counterfactual: str | None = None
     """What the Describer answers when shown the nearest distractor instead of the target."""
     asked_about: int | None = None

@@ -20,8 +20,8 @@ MAX_ANSWER_TOKENS = 48
 
 
 class Answer(NamedTuple):
-    """What the Describer said, on one line, and its summed log-probability; with several looks at
-    the image, the share of them that gave this answer."""
+    """What the Describer said, on one line, and its summed log-probability; if it was shown the
+    image in other lights, the share of those that gave this answer."""
 
     text: str
     logprob: float
@@ -36,7 +36,7 @@ def answer(
     rules: DialogPlayConfig,
 ) -> Program[Answer]:
     """Ask the Describer one question about *image* after the dialog *turns*; with `rules.looks`
-    in those lights too, and take what most of them give."""
+    in those lights too, and take what most of those give."""
     sampling = Sampling(rules.answer_temperature, rules.top_p, MAX_ANSWER_TOKENS)
     call = answer_call(image, question, turns, prompts, sampling)
     reply, text = yield from parsed(call, parse_line)
@@ -45,14 +45,15 @@ def answer(
     return _agreed(first, others) if others else first
 
 
-def _agreed(first: Answer, others: Sequence[Reply]) -> Answer:
-    """The answer that most looks give; *first*, of the image as it is, among equals. A look with
-    no answer agrees with none."""
-    lines = [(parse_line(reply.text), reply.samples[0].logprob) for reply in others]
-    said = [first, *(Answer(text, logprob) for text, logprob in lines if text)]
+def _agreed(first: Answer, looked: Sequence[Reply]) -> Answer:
+    """The answer that most lights give. *First*, of the image as it is, has no vote and decides
+    among equals: the answer will be learnt for that image, and teaches most where the lights agree
+    on something else. A look with no answer agrees with none."""
+    lines = [(parse_line(reply.text), reply.samples[0].logprob) for reply in looked]
+    said = [Answer(text, logprob) for text, logprob in lines if text]
     votes = Counter(normalise(answer.text) for answer in said)
-    most = max(said, key=lambda answer: votes[normalise(answer.text)])
-    return most._replace(agreement=votes[normalise(most.text)] / (1 + len(others)))
+    most = max([first, *said], key=lambda answer: votes[normalise(answer.text)])
+    return most._replace(agreement=votes[normalise(most.text)] / len(looked))
 
 
 def answer_call(

@@ -47,8 +47,9 @@ class DialogPlayConfig(Config):
     top_p: float = Field(default=0.95, gt=0, le=1)
     """Nucleus of questions and answers."""
     looks: list[Look] = []
-    """Show the Describer the target in these lights too, and take the answer that most looks give
-    (`model_ops/looks.py`). It is learnt as the answer to the picture as it is."""
+    """Show the Describer the target in these lights too, and take the answer that most of them give
+    (`model_ops/looks.py`); what it says of the picture as it is decides among equals only. The
+    answer is learnt for the picture as it is."""
     rotations: bool = True
     """Replay the guess with the images in every other order (joint mode: extra calls)."""
     blind: bool = True
@@ -116,7 +117,9 @@ class DialogCurationConfig(Config):
     closed_answers_only: bool = False
     """Learn yes and no answers only: an open question may presuppose what is not in the target."""
     min_agreement: float | None = Field(default=None, ge=0, le=1)
-    """Learn nothing from a turn whose answer fewer than this share of the looks gave."""
+    """Learn nothing from a turn whose answer fewer than this share of `play.looks` gave. What was
+    said of the picture as it is does not count: where all lights contradict it, there is most to
+    learn."""
     answers_of_dropped_games: bool = False
     """Learn the answers of games that were dropped for what the Guesser did, too (lost, repeated
     questions, caps, ...): losing says nothing against answers that several looks gave. Their

@@ -77,7 +77,7 @@ def test_the_describer_sees_the_target_and_no_position(rules: DialogPlayConfig) 
             assert game.row_id not in words
 
 
-def test_the_describer_says_what_most_looks_give() -> None:
+def test_the_describer_says_what_most_lights_give_and_the_image_as_it_is_has_no_vote() -> None:
     players = Bayesians(flip=0.0)
 
     def wrong_as_it_is(call: Call, seed: int) -> Reply:
@@ -89,7 +89,7 @@ def test_the_describer_says_what_most_looks_give() -> None:
 
     played = transcripts(games(20), LOOKED, wrong_as_it_is)
     assert all(row.won for row in played)
-    assert {turn.agreement for row in played for turn in row.turns} == {2 / 3}
+    assert {turn.agreement for row in played for turn in row.turns} == {1.0}
     asked = [call for call in players.calls if call.seat == "describer"]
     assert Counter(call.look for call in asked)["deeper"] == len(asked) / 3
     alone = transcripts(games(20), PER_IMAGE, Bayesians(flip=0.0))
@@ -106,7 +106,20 @@ def test_a_look_without_an_answer_agrees_with_none() -> None:
 
     played = transcripts(games(20), LOOKED, blank_in_other_lights)
     assert all(row.won for row in played)
-    assert {turn.agreement for row in played for turn in row.turns} == {1 / 3}
+    assert {turn.agreement for row in played for turn in row.turns} == {0.0}
+
+
+def test_among_equally_many_lights_the_image_as_it_is_decides() -> None:
+    players = Bayesians(flip=0.0)
+
+    def wrong_in_one_light(call: Call, seed: int) -> Reply:
+        reply = players(call, seed)
+        wrong = isinstance(call, Generate) and call.seat == "describer" and call.look == "deeper"
+        return reply_with(call, "no" if reply.text == "yes" else "yes") if wrong else reply
+
+    played = transcripts(games(20), LOOKED, wrong_in_one_light)
+    assert all(row.won for row in played)
+    assert {turn.agreement for row in played for turn in row.turns} == {0.5}
 
 
 def test_describer_prompts_do_not_depend_on_the_target_position() -> None:
