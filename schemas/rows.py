@@ -95,8 +95,11 @@ class Turn(Row):
     agreement: float | None = None
     """Share of the other lights (`play.looks`), the picture as it is left out, that gave this
     answer."""
+    as_it_is: str | None = None
+    """With `play.looks`: what the Describer said of the picture as it is."""
     counterfactual: str | None = None
-    """What the Describer answers when shown the nearest distractor instead of the target."""
+    """What the Describer answers when shown the nearest distractor, as it is, instead of the
+    target."""
     asked_about: int | None = None
     """The one image the asker saw (per_image mode); None: all of them."""
     fits: list[float] = []

@@ -102,11 +102,12 @@ def is_inconsistent(game: TranscriptRow, config: DialogCurationConfig) -> bool:
 
 
 def separates_nothing(game: TranscriptRow, config: DialogCurationConfig) -> bool:
-    """Every answer is the same for the nearest distractor."""
-    asked = [turn for turn in game.turns if turn.counterfactual is not None]
-    if not config.require_counterfactual or not asked:
+    """Every answer is the same for the nearest distractor; both pictures as they are."""
+    answers = [(turn.answer if turn.as_it_is is None else turn.as_it_is, turn.counterfactual)
+               for turn in game.turns if turn.counterfactual is not None]
+    if not config.require_counterfactual or not answers:
         return False
-    return all(normalise(turn.answer) == normalise(turn.counterfactual or "") for turn in asked)
+    return all(normalise(target) == normalise(nearest or "") for target, nearest in answers)
 
 
 def is_off_difficulty(game: TranscriptRow, config: DialogCurationConfig) -> bool:
@@ -151,3 +152,14 @@ def drop_reason(game: TranscriptRow, config: DialogCurationConfig) -> str | None
     if reason is None and is_off_difficulty(game, config):
         return "difficulty"
     return reason
+
+
+def is_doubted(game: TranscriptRow, turn: int, config: DialogCurationConfig) -> bool:
+    """Not of a game but of one turn: the looks disagree on its answer, or the Guesser, looking at
+    the target, hardly believed it. Nothing is learnt from it."""
+    said, least = game.turns[turn], config.min_agreement
+    if least is not None and said.agreement is not None and said.agreement < least:
+        return True
+    if config.min_target_fit is None or not said.fits:
+        return False
+    return said.fits[game.target] < config.min_target_fit

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 from model_ops.curation.batches import Batch, batches
 from model_ops.curation.checks import has_sound_answers
-from model_ops.curation.selection import count_funnel, exclude_rows, judge, select_games
+from model_ops.curation.selection import (
+    count_funnel,
+    count_turns,
+    exclude_rows,
+    judge,
+    select_games,
+)
 from model_ops.curation.train_rows import PlannedRow, plan_rows, train_row
 from model_ops.images import ImageReader
 from model_ops.prompts import Prompts
@@ -30,7 +36,7 @@ from schemas.manifest import Manifest, Shard, digest
 from schemas.rows import Picture, QuarantineRow, TrainRow, TranscriptRow
 from schemas.store import Store
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise it when curation changes, so that finished shards of older code are not reused."""
 
 _Kept = tuple[PlannedRow, TranscriptRow]
@@ -115,7 +121,7 @@ def _curate(job: _Job) -> Manifest:
                  "prompts": job.prompts.digest},
         shards=shards,
         funnel=count_funnel(games, chosen, broken),
-        stats=sum_stats(shards) | _count_excluded(excluded),
+        stats=sum_stats(shards) | count_turns(games) | _count_excluded(excluded),
         config=job.config.model_dump(mode="json"),
         determinism=job.transcripts.determinism,
     )

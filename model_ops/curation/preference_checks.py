@@ -22,6 +22,8 @@ from schemas.manifest import digest
 from schemas.rows import row_id
 from schemas.searches import NodeRow, SearchNode, SearchRow
 
+LIMITS = ("max_tokens", "max_sentences")
+
 
 class Reply(NamedTuple):
     """A finished reply."""
@@ -33,6 +35,8 @@ class Reply(NamedTuple):
     """Its key with the sign by which higher is better."""
     cos100: float
     """100 * cosine with the image, mean over its sentences."""
+    is_cut: bool = False
+    """A limit of the search ended it, not the model."""
 
     @property
     def num_words(self) -> int:
@@ -98,7 +102,7 @@ def _reply(search: SearchRow, end: int, weighed: Weighed, config: PreferenceConf
     cosines = [node.cosine for node in sentences if node.cosine is not None]
     return Reply(end, "".join(node.said for node in sentences).strip(),
                  reward(weighed.keys[end], config.reward_mode),
-                 100 * sum(cosines) / len(cosines))
+                 100 * sum(cosines) / len(cosines), sentences[-1].finish_reason in LIMITS)
 
 
 def _check(pair: Preference, config: PreferenceConfig) -> None:

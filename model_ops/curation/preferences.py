@@ -39,7 +39,7 @@ from schemas.rows import PairRow, Picture, QuarantineRow, row_id
 from schemas.searches import NodeRow, SearchRow
 from schemas.store import Store
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raise it when preferences change, so that finished shards of older code are not reused."""
 ROLE = "calibrated"
 _DROPPED = "dropped/"
@@ -211,6 +211,7 @@ def _sums(
         sums[f"{_SUM}{side}_reward"] = sum(reply.reward for reply in replies)
         sums[f"{_SUM}{side}_words"] = float(sum(reply.num_words for reply in replies))
         sums[f"{_SUM}{side}_cos100"] = sum(reply.cos100 for reply in replies)
+        sums[f"{_SUM}{side}_cut"] = float(sum(reply.is_cut for reply in replies))
     reasons = Counter(error.reason for _, error in dropped)
     return {**sums, "truncated": float(sum(row.num_truncated for row in searches)),
             "merged": float(sum(row.num_merged for row in searches)),

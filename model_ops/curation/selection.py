@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from model_ops.curation.checks import drop_reason, is_unparsed
+from model_ops.curation.checks import drop_reason, is_doubted, is_unparsed
 from schemas.config import DialogCurationConfig
 from schemas.rows import TranscriptRow
 
@@ -23,6 +23,8 @@ class Judged(NamedTuple):
     parsed: bool
     won: bool
     reason: str | None
+    num_turns: int = 0
+    num_doubted: int = 0
 
 
 def judge(game: TranscriptRow, config: DialogCurationConfig) -> Judged:
@@ -34,6 +36,8 @@ def judge(game: TranscriptRow, config: DialogCurationConfig) -> Judged:
         not is_unparsed(game, config),
         game.won,
         drop_reason(game, config),
+        len(game.turns),
+        sum(is_doubted(game, turn, config) for turn in range(len(game.turns))),
     )
 
 
@@ -99,6 +103,12 @@ def count_funnel(
         "kept": sum(reason is None for reason in chosen.values()),
     }
     return funnel | {reason: dropped[reason] for reason in sorted(dropped)}
+
+
+def count_turns(games: Sequence[Judged]) -> dict[str, float]:
+    """Turns of all games, and those of them that are doubted: nothing is learnt from them."""
+    return {"turns": float(sum(game.num_turns for game in games)),
+            "turns_doubted": float(sum(game.num_doubted for game in games))}
 
 
 class RowKey(NamedTuple):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from model_ops.curation.checks import is_doubted
 from model_ops.curation.selection import RowKey
 from model_ops.programs.calls import IMAGE as IMAGE_PART
 from model_ops.programs.guesser_per_image import Scope, verdict_turns
@@ -78,17 +79,6 @@ def plan_rows(
     ]
     rows = [*by_turn, *_guess_rows(game, config, prompts)]
     return [row for row in rows if config.role_weights.get(row.role, 0.0) > 0]
-
-
-def is_doubted(game: TranscriptRow, turn: int, config: DialogCurationConfig) -> bool:
-    """Whether the looks disagree on this turn's answer, or the Guesser, looking at the target,
-    hardly believed it."""
-    said, least = game.turns[turn], config.min_agreement
-    if least is not None and said.agreement is not None and said.agreement < least:
-        return True
-    if config.min_target_fit is None or not said.fits:
-        return False
-    return said.fits[game.target] < config.min_target_fit
 
 
 def _turn_rows(

@@ -21,11 +21,13 @@ MAX_ANSWER_TOKENS = 48
 
 class Answer(NamedTuple):
     """What the Describer said, on one line, and its summed log-probability; if it was shown the
-    image in other lights, the share of those that gave this answer."""
+    image in other lights, the share of those that gave this answer, and what it said of the image
+    as it is."""
 
     text: str
     logprob: float
     agreement: float | None = None
+    as_it_is: str | None = None
 
 
 def answer(
@@ -46,14 +48,16 @@ def answer(
 
 
 def _agreed(first: Answer, looked: Sequence[Reply]) -> Answer:
-    """The answer that most lights give. *First*, of the image as it is, has no vote and decides
-    among equals: the answer will be learnt for that image, and teaches most where the lights agree
-    on something else. A look with no answer agrees with none."""
+    """The answer that most lights give; among equals *first*, of the image as it is, else that of
+    the light named first. *First* has no vote itself: the answer will be learnt for that image, and
+    teaches most where the lights agree on something else. A look with no answer agrees with
+    none."""
     lines = [(parse_line(reply.text), reply.samples[0].logprob) for reply in looked]
     said = [Answer(text, logprob) for text, logprob in lines if text]
     votes = Counter(normalise(answer.text) for answer in said)
     most = max([first, *said], key=lambda answer: votes[normalise(answer.text)])
-    return most._replace(agreement=votes[normalise(most.text)] / len(looked))
+    agreement = votes[normalise(most.text)] / len(looked)
+    return most._replace(agreement=agreement, as_it_is=first.text)
 
 
 def answer_call(

@@ -77,6 +77,7 @@ def _one_turn(
         beliefs=[],
         asked_about=question.asked_about,
         agreement=said.agreement,
+        as_it_is=said.as_it_is,
     )
     decision = yield from guesser.decide([*turns, turn])
     decided = {

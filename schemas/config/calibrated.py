@@ -45,7 +45,9 @@ class SearchConfig(Config):
     """Sentence by sentence: every kept prefix is continued, scored, pruned (section 2)."""
 
     preset: Literal["reference", "paper"] | None = None
-    """`reference`: the authors' code; `paper`: their text. What is written beside it goes first."""
+    """How is searched, `reference`: the authors' code; `paper`: their text. What is written beside
+    it goes first. What is preferred then, `preference` says by itself: for the paper's way as a
+    whole set `preference.reward_mode: paper_raw` too."""
     num_continuations: int = Field(default=5, ge=1)
     """Continuations sampled for each kept prefix, before siblings that are equal are merged."""
     keep_top: int = Field(default=1, ge=0)

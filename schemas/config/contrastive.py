@@ -60,7 +60,8 @@ class ImagineConfig(Config):
     `Clear` question, instead of asking under a criterion: it is to go on answering as it does."""
     looks: list[Look] = []
     """Ask for the desired reply in these lights too (`model_ops/looks.py`), once in each, and take
-    what most looks give, as `play.looks` does; then `num_tries` is for undesired replies."""
+    what most looks give; here the picture as it is votes too, unlike in `play.looks`. Then
+    `num_tries` is for undesired replies."""
     max_tokens: int = Field(default=256, ge=1)
     """A reply that is longer is cut off, and dropped by `curation.drop_cut_off`."""
     judge: bool = True

@@ -49,7 +49,7 @@ class DialogPlayConfig(Config):
     looks: list[Look] = []
     """Show the Describer the target in these lights too, and take the answer that most of them give
     (`model_ops/looks.py`); what it says of the picture as it is decides among equals only. The
-    answer is learnt for the picture as it is."""
+    answer is learnt for the picture as it is. Counterfactuals are asked without."""
     rotations: bool = True
     """Replay the guess with the images in every other order (joint mode: extra calls)."""
     blind: bool = True
@@ -161,8 +161,13 @@ class DialogStage(Config):
         return self
 
     @model_validator(mode="after")
-    def _answers_of_dropped_games_need_looks(self) -> "DialogStage":
-        if self.curation.answers_of_dropped_games and not self.play.looks:
+    def _agreement_needs_looks(self) -> "DialogStage":
+        if self.play.looks:
+            return self
+        if self.curation.min_agreement is not None:
+            raise ValueError("curation.min_agreement is about play.looks, and there are none: name "
+                             "looks, or check re-asked answers by curation.min_consistency")
+        if self.curation.answers_of_dropped_games:
             raise ValueError("curation.answers_of_dropped_games needs play.looks: re-asks are made "
                              "in won games only, so nothing would have checked a lost game's "
                              "answers")

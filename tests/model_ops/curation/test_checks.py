@@ -76,6 +76,9 @@ def test_a_dialog_that_separates_nothing_is_dropped(won: TranscriptRow) -> None:
     same = changed(changed(won, counterfactual="NO."), 1, counterfactual="no")
     same = changed(changed(same, answer="no"), 1, answer="No")
     assert drop_reason(same, CONFIG) == "no_counterfactual"
+    both_as_they_are = changed(same, answer="yes", as_it_is="no")
+    assert drop_reason(both_as_they_are, CONFIG) == "no_counterfactual"
+    assert drop_reason(changed(same, answer="no", as_it_is="yes"), CONFIG) is None
     not_asked = changed(changed(same, counterfactual=None), 1, counterfactual=None)
     assert drop_reason(not_asked, CONFIG) is None
 

@@ -19,7 +19,7 @@ from schemas.manifest import Manifest
 from schemas.rows import ImageRow, Picture, QuarantineRow, TrainRow, TranscriptRow
 from schemas.store import Store
 from tests.model_ops.bits_world import NUM_GROUPS, Bayesians, games, image, picture, transcripts
-from tests.model_ops.programs.test_dialog import JOINT, PER_IMAGE
+from tests.model_ops.programs.test_dialog import JOINT, LOOKED, PER_IMAGE
 
 NUM_GAMES = 60
 ALL = DialogCurationConfig(
@@ -173,6 +173,16 @@ def test_turns_whose_looks_disagree_give_no_rows() -> None:
     game = game.model_copy(update={"turns": turns})
     config = ALL.model_copy(update={"min_agreement": 0.8})
     assert {row.turn for row in plan_rows(game, config, load_prompts("nursery"))} == {1}
+
+
+def test_doubted_turns_are_counted(local_store: Store) -> None:
+    config = ALL.model_copy(update={"min_agreement": 1.0})
+    manifest, rows, played, _ = curated(local_store, LOOKED, config)
+    turns = [turn for game in played.values() for turn in game.turns]
+    doubted = sum((turn.agreement or 0) < 1 for turn in turns)
+    assert 0 < doubted < len(turns)
+    assert (manifest.stats["turns"], manifest.stats["turns_doubted"]) == (len(turns), doubted)
+    assert rows
 
 
 def test_closed_answers_only_leaves_open_answers_out_but_not_their_questions() -> None:

@@ -180,6 +180,14 @@ def test_stats_are_means_over_pairs_and_sums_over_searches(local_store: Store) -
     assert not any(name.startswith(("sum", "dropped")) for name in made.stats)
 
 
+def test_stats_tell_how_many_replies_a_limit_ended(local_store: Store) -> None:
+    rows = [pair(n) for n in range(4)]
+    end = rows[0].nodes[-1].model_copy(update={"finish_reason": "max_sentences"})
+    rows[0] = rows[0].model_copy(update={"nodes": [*rows[0].nodes[:-1], end]})
+    made = written(local_store, rows)
+    assert (made.stats["mean_chosen_cut"], made.stats["mean_rejected_cut"]) == (0, 0.25)
+
+
 def test_a_picture_that_does_not_decode_drops_its_pair(local_store: Store) -> None:
     import hashlib
 

@@ -90,6 +90,8 @@ def test_the_describer_says_what_most_lights_give_and_the_image_as_it_is_has_no_
     played = transcripts(games(20), LOOKED, wrong_as_it_is)
     assert all(row.won for row in played)
     assert {turn.agreement for row in played for turn in row.turns} == {1.0}
+    turns = [turn for row in played for turn in row.turns]
+    assert all({turn.answer, turn.as_it_is} == {"yes", "no"} for turn in turns)
     asked = [call for call in players.calls if call.seat == "describer"]
     assert Counter(call.look for call in asked)["deeper"] == len(asked) / 3
     alone = transcripts(games(20), PER_IMAGE, Bayesians(flip=0.0))
