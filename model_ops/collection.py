@@ -1,7 +1,7 @@
 """How many images there are and how big, without decoding one: for plans and dry runs.
 
-What was imported is read from its manifest and its size columns; otherwise the source is listed,
-and for a local folder some headers are looked at.
+The source is listed. If what was imported was made from just that list, its manifest and its size
+columns are read; otherwise, for a local folder, some headers are looked at.
 """
 
 from dataclasses import dataclass, field
@@ -9,9 +9,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from model_ops.images import find_images
 from model_ops.pixels import FORMATS
 from model_ops.sources import Candidate, open_source
-from schemas.artifacts import read_manifest, read_rows
+from schemas.artifacts import read_rows
 from schemas.config import ImagesConfig
 from schemas.errors import ConfigError
 from schemas.rows import ImageRow
@@ -40,9 +41,7 @@ class Collection:
 
 
 def survey(config: ImagesConfig, store: Store | None = None, prefix: str = "images") -> Collection:
-    """Count the images of a source, or of what the store has of it; `ConfigError` if none."""
-    if store is not None and (known := _imported(store, prefix)):
-        return known
+    """Count the images of a source, or what the store has of it; `ConfigError` if none."""
     source = open_source(config)
     try:
         found = list(source.candidates())
@@ -50,6 +49,8 @@ def survey(config: ImagesConfig, store: Store | None = None, prefix: str = "imag
         raise
     except Exception as error:  # every file system behind fsspec has errors of its own
         return _unreachable(config, error)
+    if store is not None and (known := _imported(store, config, found, prefix)):
+        return known
     usable = [candidate for candidate in found if not candidate.problem and candidate.num_bytes]
     if not usable:
         raise ConfigError(f"images.uri {config.uri!r} has no images: {len(found)} files were found")
@@ -73,10 +74,15 @@ def _unreachable(config: ImagesConfig, error: Exception) -> Collection:
     return Collection(config.limit, ASSUMED_BYTES * config.limit, unreachable=why)
 
 
-def _imported(store: Store, prefix: str) -> Collection | None:
+def _imported(
+    store: Store, config: ImagesConfig, found: list[Candidate], prefix: str
+) -> Collection | None:
+    """What the import that the run would find done has; None if it would import (again)."""
     try:
-        manifest = read_manifest(store, prefix)
-    except Exception:  # not imported, or a bucket out of reach: its client has errors of its own
+        manifest = find_images(store, config, found, prefix)
+    except Exception:  # a bucket out of reach: its client has errors of its own
+        return None
+    if manifest is None:
         return None
     rows = read_rows(store, manifest, ImageRow, columns=["width", "height"])
     return Collection(

@@ -38,7 +38,7 @@ from schemas.manifest import Manifest, Shard
 from schemas.rows import ImageRef, ImageRow, Picture, QuarantineRow, row_id
 from schemas.store import Store
 
-__all__ = ["ImageReader", "decode", "import_images"]
+__all__ = ["ImageReader", "decode", "find_images", "import_images"]
 
 SHARD_BYTES = 64 << 20
 """A shard takes no further file beyond this: what the importer holds in memory."""
@@ -91,6 +91,14 @@ def import_images(store: Store, config: ImagesConfig, prefix: str = "images",
                                    config=config.model_dump(mode="json")))
     store.write_bytes(f"{prefix}/{LISTING}", digests[-1].encode())
     return made
+
+
+def find_images(store: Store, config: ImagesConfig, candidates: Iterable[Candidate],
+                prefix: str = "images", shard_size: int = 256) -> Manifest | None:
+    """What is imported, if it was made from just these candidates of `config` (for plans)."""
+    chunks = list(_chunks(candidates, shard_size))
+    identity = _chain(config, chunks, with_stamps=False)[-1] if chunks else ""
+    return find_manifest(store, prefix, identity)
 
 
 def _last_listing(store: Store, prefix: str) -> str:

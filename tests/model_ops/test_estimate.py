@@ -203,12 +203,25 @@ def test_images_that_overflow_the_context_are_counted(tmp_path: Path) -> None:
 
 def test_what_was_imported_is_read_from_its_manifest(tmp_path: Path) -> None:
     config = photo_run(tmp_path)
+    (Path(config.images.uri) / "text.jpg").write_text("no picture")
+    assert estimate(config).images == 11
     import_images(Store(config.root), config.images)
-    for photo in Path(config.images.uri).iterdir():
-        photo.unlink()
     plan = estimate(config)
     assert plan.images == 10
     assert not any("not imported" in note for note in plan.notes)
+
+
+def test_what_was_imported_from_elsewhere_is_not_counted(tmp_path: Path) -> None:
+    config = photo_run(tmp_path)
+    import_images(Store(config.root), ImagesConfig(uri="nursery://field", limit=7))
+    assert estimate(config).images == 10
+    import_images(Store(config.root), config.images)
+    fewer = config.images.model_copy(update={"limit": 4})
+    plan = estimate(config.model_copy(update={"images": fewer}))
+    assert plan.images == 4 and any("not imported" in note for note in plan.notes)
+    absent = ImagesConfig(uri=str(tmp_path / "absent"))
+    with pytest.raises(ConfigError, match="is not a folder"):
+        estimate(config.model_copy(update={"images": absent}))
 
 
 def test_image_tokens_of_other_models_are_called_a_guess(tmp_path: Path) -> None:
