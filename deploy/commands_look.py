@@ -14,6 +14,7 @@ from deploy.console import AsJson, out, show
 from deploy.readable import gist, plain, readable
 from schemas.errors import StoreError
 from schemas.manifest import Manifest
+from schemas.records import RoundRecord
 from schemas.store import Store
 
 PLACES = ("images", "benchmarks", "rounds", "evaluations")
@@ -38,8 +39,7 @@ def rounds(root: str, as_json: AsJson = False) -> None:
 
     store = Store(root)
     records = read_rounds(store)
-    if not records:
-        raise StoreError(f"{store.root} has no finished round: is it the root of a run?")
+    _refuse_unplayed(store, records)
     champion = incumbent(store, records)
     show(summarise_run(records, champion), as_json,
          lambda: rounds_table(records, champion))
@@ -91,9 +91,18 @@ def explain(root: str, row_id: str, as_json: AsJson = False) -> None:
 def report(root: str, as_json: AsJson = False) -> None:
     """Write the report of ROOT again, and say where it is."""
     from model_ops.report import write_report
+    from model_ops.rounds import read_rounds
 
-    uri = write_report(Store(root))
+    store = Store(root)
+    _refuse_unplayed(store, read_rounds(store))
+    uri = write_report(store)
     show({"report": uri}, as_json, lambda: Text(uri))
+
+
+def _refuse_unplayed(store: Store, records: list[RoundRecord]) -> None:
+    """Raise `StoreError` where there is nothing to look at, such as a misspelt root."""
+    if not records:
+        raise StoreError(f"{store.root} has no finished round: is it the root of a run?")
 
 
 def split_uri(uri: str) -> tuple[Store, str]:

@@ -13,6 +13,7 @@ from deploy.pictures import pictures_of
 from model_ops.images import import_images
 from schemas.artifacts import read_manifest, read_quarantine, read_rows
 from schemas.config import ImagesConfig
+from schemas.errors import StoreError
 from schemas.rows import ImageRow, TrainRow, TranscriptRow
 from schemas.store import Store
 from tests.model_ops.rooted import PRIMARY, STAGE, build_root
@@ -66,6 +67,14 @@ def test_quarantined_rows_are_shown(root: Store) -> None:
     assert f"row_id: {dropped[1].row_id}" in one and "reason: lost" in one
     shown = json.loads(told("show", uri, "--quarantine", "--row", "1", "--json"))
     assert shown["row"] == dropped[1].model_dump() and shown["pictures"] == []
+
+
+@pytest.mark.parametrize("command", ["rounds", "report"])
+def test_a_folder_without_rounds_is_refused_and_left_alone(tmp_path: Path, command: str) -> None:
+    done = CliRunner().invoke(app, [command, str(tmp_path / "nope")])
+    assert isinstance(done.exception, StoreError)
+    assert "nope has no finished round: is it the root of a run?" in str(done.exception)
+    assert not (tmp_path / "nope").exists()
 
 
 def test_a_row_is_explained(root: Store) -> None:
