@@ -8,6 +8,7 @@ from rich.text import Text
 
 from deploy import prefect_api
 from deploy.console import AsJson, err, is_debug, load_config, show
+from model_ops.rounds import changed_note, read_rounds
 from model_ops.summary import SUMMARY, RunSummary
 from schemas.champion import read_champion
 from schemas.config import RunConfig
@@ -63,6 +64,8 @@ def _run(config: RunConfig, dry_run: bool, as_json: bool) -> None:
               markup=False)
     summary = improve(config)
     show(summary, as_json, lambda: _closing(config, summary))
+    if note := changed_note(config, read_rounds(Store(config.root))):
+        err.print(f"note: {note}", markup=False)
 
 
 def _plan(config: RunConfig, as_json: bool) -> None:

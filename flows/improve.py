@@ -15,8 +15,8 @@ from model_ops.rounds import (
     RoundClock,
     RunClock,
     base_record,
+    changed_rounds,
     check_base,
-    config_digest,
     incumbent,
     read_rounds,
     round_prefix,
@@ -103,9 +103,10 @@ def _finished_rounds(config: RunConfig, store: Store) -> list[RoundRecord]:
     """The rounds that need nothing any more, each named in the log."""
     records = read_rounds(store)
     check_base(config, records)
+    changed = changed_rounds(config, records)
     for record in records:
-        changed = record.config_digest not in ("", config_digest(config, record.round))
-        note = "; made with another configuration, kept as it is" if changed else ""
+        is_changed = record.round in changed
+        note = "; made with another configuration, kept as it is" if is_changed else ""
         get_run_logger().info("skipped: round %d is already complete (%s%s)",
                               record.round, record.decision, note)
     return records

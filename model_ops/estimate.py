@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from model_ops.benchmarks.questions import read_entries
 from model_ops.collection import Collection, survey
+from model_ops.root_survey import survey_root
 from model_ops.sources import open_source
 from model_ops.workload import WORDINGS, Calls, Lesson, lesson, play_calls, vqa_calls
 from model_ops.workload_calibrated import (
@@ -142,7 +143,8 @@ def _calls_line(calls: Calls) -> str:
 
 
 def estimate(config: RunConfig) -> Estimate:
-    """The plan of *config*. `ConfigError` if its images are not there or too few for its games."""
+    """The plan of *config*. `ConfigError` if the run would be refused, or has too few images."""
+    standing = survey_root(config)
     collection = survey(config.images, Store(config.root))
     tokens = _image_tokens(config, collection)
     stages = [_stage(config, stage, collection, tokens) for stage in config.stages]
@@ -168,7 +170,7 @@ def estimate(config: RunConfig) -> Estimate:
         output_tokens=sum(each.output_tokens for each in calls),
         disk_bytes=_disk_bytes(config, collection, stages, benchmarks),
         model_context=context,
-        notes=_notes(config, collection, context),
+        notes=standing + _notes(config, collection, context),
         warnings=_warnings(config, collection, context),
     )
 

@@ -131,6 +131,26 @@ def check_base(config: RunConfig, records: list[RoundRecord]) -> None:
             f"use another root")
 
 
+def changed_rounds(config: RunConfig, records: list[RoundRecord]) -> list[int]:
+    """The finished rounds that were made with another configuration."""
+    return [record.round for record in records
+            if record.config_digest not in ("", config_digest(config, record.round))]
+
+
+def changed_note(config: RunConfig, records: list[RoundRecord]) -> str:
+    """Which finished rounds were made with another configuration, and what it means; or ""."""
+    changed = changed_rounds(config, records)
+    if not changed:
+        return ""
+    named = f"round{'s' * (len(changed) > 1)} {', '.join(map(str, changed))}"
+    note = f"{named}: made with another configuration, kept as made"
+    why = stop_reason(config.stop, records, 0, 0.0)
+    if changed[-1] == records[-1].round and why:
+        note += (f"; no round is played with this configuration ({why}): raise stop.rounds or "
+                 f"stop.plateau, or use another root")
+    return note
+
+
 def base_record(
     config: RunConfig, base: Manifest, evaluation: Evaluation, seconds: dict[str, float]
 ) -> RoundRecord:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from model_ops.estimate import NURSERY_IMAGE_TOKENS, Estimate, estimate
 from model_ops.images import import_images
+from model_ops.rounds import config_digest, write_round
 from model_ops.workload import WORDINGS, Calls, kept_games, mean_turns, play_calls
 from model_ops.workload_calibrated import DESCRIBE_TOKENS, search_calls
 from model_ops.workload_contrastive import contrastive_calls
@@ -30,6 +31,7 @@ from schemas.config import (
     StopRule,
 )
 from schemas.errors import ConfigError
+from schemas.records import Evaluation, RoundRecord
 from schemas.store import Store
 
 NURSERY = ImagesConfig(uri="nursery://field", limit=200)
@@ -222,6 +224,45 @@ def test_what_was_imported_from_elsewhere_is_not_counted(tmp_path: Path) -> None
     absent = ImagesConfig(uri=str(tmp_path / "absent"))
     with pytest.raises(ConfigError, match="is not a folder"):
         estimate(config.model_copy(update={"images": absent}))
+
+
+def finish(config: RunConfig, num_rounds: int) -> None:
+    """Write the records of the base and of *num_rounds* rounds made with *config*."""
+    for number in range(num_rounds + 1):
+        write_round(Store(config.root), RoundRecord(
+            round=number, model="m", model_prefix="", trained_from=None, reasons=[],
+            decision="promote" if number else "base", config_digest=config_digest(config, number),
+            evaluation=Evaluation(model_digest="m", metrics={}, items={}, inputs_digest="")))
+
+
+def test_finished_rounds_are_told(tmp_path: Path) -> None:
+    config = nursery(tmp_path)
+    assert not any("finished" in note for note in estimate(config).notes)
+    finish(config, 1)
+    [told] = [note for note in estimate(config).notes if "finished" in note]
+    assert told == f"{tmp_path} holds the base and 1 finished round: round 2 is next"
+    finish(config, 2)
+    changed = nursery(tmp_path, seed=1)
+    [told, kept, *_] = estimate(changed).notes
+    assert told.endswith("no further one would be played (all 2 rounds are done)")
+    assert kept.startswith("rounds 1, 2: made with another configuration, kept as made; no round")
+    [_, kept, *_] = estimate(nursery(tmp_path, seed=1, stop=StopRule(rounds=3))).notes
+    assert kept == "rounds 1, 2: made with another configuration, kept as made"
+
+
+def test_the_root_of_another_base_model_is_refused(tmp_path: Path) -> None:
+    finish(nursery(tmp_path), 0)
+    other = ModelConfig(uri="Qwen/Qwen2.5-VL-7B-Instruct", prompts="nursery")
+    with pytest.raises(ConfigError, match="another base model"):
+        estimate(nursery(tmp_path, model=other))
+
+
+def test_a_bucket_root_out_of_reach_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("schemas.store.BucketObjects.exists", _refuse)
+    config = nursery(tmp_path).model_copy(update={"root": "s3://nowhere/run"})
+    assert "not known whether the root holds finished rounds" in estimate(config).notes[0]
 
 
 def test_image_tokens_of_other_models_are_called_a_guess(tmp_path: Path) -> None:
