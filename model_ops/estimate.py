@@ -320,8 +320,6 @@ def _warnings(config: RunConfig, collection: Collection, context: int | None) ->
     if not config.evaluation.benchmarks:
         warnings.append(f"no benchmark measures gate.primary {config.gate.primary!r}: every round "
                         f"will be held")
-    elif config.incomparable:
-        warnings.append(config.incomparable)
     return warnings
 
 

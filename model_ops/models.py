@@ -119,18 +119,24 @@ def locate_model(uri: str) -> Path:
 
     Raises `ConfigError` that says what to do if there is none, or none with safetensors weights.
     """
-    if uri.startswith("nursery://"):
+    local = Path(uri).expanduser()
+    if is_downloaded(uri):
+        folder = _download_folder(uri) if "://" in uri else _download_from_hub(uri)
+    elif uri.startswith("nursery://"):
         folder = _NURSERY / uri.removeprefix("nursery://")
-    elif "://" in uri:
-        folder = _download_folder(uri)
-    elif (local := Path(uri).expanduser()).is_dir():
+    elif local.is_dir():
         folder = local
-    elif _HUB_ID.fullmatch(uri):
-        folder = _download_from_hub(uri)
     else:
         raise ConfigError(f"model.uri {uri!r}: no such folder, and not a hub id (owner/name)")
     model_files(folder)
     return folder
+
+
+def is_downloaded(uri: str) -> bool:
+    """Whether `locate_model` has to reach a bucket or the hub for it."""
+    if "://" in uri:
+        return not uri.startswith("nursery://")
+    return not Path(uri).expanduser().is_dir() and _HUB_ID.fullmatch(uri) is not None
 
 
 def model_files(folder: Path) -> list[str]:

@@ -24,6 +24,7 @@ from schemas.config import (
     DialogStage,
     EngineConfig,
     EvaluationConfig,
+    GatePolicy,
     ImagesConfig,
     ModelConfig,
     RunConfig,
@@ -110,7 +111,7 @@ def test_a_contrastive_stage_and_pie_are_counted(tmp_path: Path) -> None:
     pie = {"num_clear": 30, "judge": {"kind": "vlm"}}
     measured = [BenchmarkConfig.model_validate({"kind": "pie", "images": NURSERY, "num_items": 60,
                                                 "pie": pie})]
-    plan = estimate(nursery(tmp_path, stages=[stage],
+    plan = estimate(nursery(tmp_path, stages=[stage], gate=GatePolicy(primary="field/pie_aar"),
                             evaluation=EvaluationConfig(benchmarks=measured)))
     calls = {each.step: each.calls for each in plan.stages[0].calls}
     assert calls == {"write": 200, "check": 200, "imagine": 280, "judge": 280}
@@ -303,10 +304,27 @@ def test_contradictions_are_warned_of(tmp_path: Path) -> None:
     assert any("gate.primary" in each for each in plan.warnings)
 
 
-def test_a_gate_that_no_benchmark_feeds_is_warned_of(tmp_path: Path) -> None:
+def test_what_a_run_refuses_at_once_is_refused(tmp_path: Path) -> None:
     measured = [BenchmarkConfig(kind="vqa", images=NURSERY, num_items=300)]
-    plan = estimate(nursery(tmp_path, evaluation=EvaluationConfig(benchmarks=measured)))
-    assert any("no benchmark scores field/game4_success" in each for each in plan.warnings)
+    with pytest.raises(ConfigError, match="no benchmark scores field/game4_success"):
+        estimate(nursery(tmp_path, evaluation=EvaluationConfig(benchmarks=measured)))
+    remote = EngineConfig(kind="endpoint", base_url="http://there/v1", model_name="large")
+    with pytest.raises(ConfigError, match=r"set engine\.kind to 'vllm'"):
+        estimate(nursery(tmp_path, engine=remote))
+
+
+@pytest.mark.parametrize(("uri", "says"), [
+    ("nursery://vml", "vml: no such folder"), ("/no/such/model", "no such folder, and not a hub"),
+    ("{tmp_path}", "holds no weights; save the model as safetensors")])
+def test_a_model_that_is_not_on_this_machine_is_refused(
+    tmp_path: Path, uri: str, says: str
+) -> None:
+    model = ModelConfig(uri=uri.format(tmp_path=tmp_path), prompts="nursery")
+    config = nursery(tmp_path / "root", model=model)
+    with pytest.raises(ConfigError, match=says):
+        estimate(config)
+    finish(config, 0)  # now the root has the model itself
+    assert estimate(config).rounds == 2
 
 
 def test_a_bucket_out_of_reach_is_planned_by_its_limit(
@@ -347,7 +365,7 @@ def test_a_calibrated_stage_with_pope_and_chair_is_counted(tmp_path: Path) -> No
     measured = [BenchmarkConfig.model_validate(each) for each in (
         {"kind": "pope", "images": NURSERY, "num_items": 5000},
         {"kind": "chair", "images": NURSERY, "num_items": 500, "chair": {"max_tokens": 20}})]
-    plan = estimate(nursery(tmp_path, stages=[stage],
+    plan = estimate(nursery(tmp_path, stages=[stage], gate=GatePolicy(primary="field/pope"),
                             evaluation=EvaluationConfig(benchmarks=measured)))
     search, score = plan.stages[0].calls
     assert (plan.games, search.calls, score.calls) == (200, 200 * (1 + 3 + 3), 200 * 3)
