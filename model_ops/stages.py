@@ -15,10 +15,10 @@ from model_ops.engines.pool import LocalModel, PoolWork, ProgramJob, run_all, ru
 from model_ops.judges import benchmark_seats
 from model_ops.models import fetch_model, reward_word_of
 from model_ops.prompts import load_prompts
-from model_ops.rounds import config_digest, round_prefix
+from model_ops.rounds import config_digest, read_round, round_prefix
 from schemas.artifacts import read_manifest
 from schemas.config import BenchmarkConfig, Config, DialogStage, RunConfig, Stage
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, StoreError
 from schemas.manifest import Manifest, digest
 from schemas.records import Champion, Decision, Evaluation, RoundRecord, StageRecord
 from schemas.store import Store
@@ -108,13 +108,15 @@ def refuse_gate(config: RunConfig) -> None:
 def training_rows(store: Store, place: StagePlace, current: Manifest) -> list[Manifest]:
     """The row sets a stage learns from, oldest first (`history`, `replay` ask for earlier ones).
 
-    Rows that were made for another objective, or with other reward words, are left out.
+    Rows that were made for another objective, or with other reward words, are left out. A round
+    of other stages has none; `StoreError` if it had them.
     """
     rows: list[Manifest] = []
     if place.config.history == "all" or place.stage.train.replay > 0:
         for number in range(1, place.round):
             prefix = StagePlace(place.config, number, place.index).prefix("train")
             if not store.exists(f"{prefix}/manifest.json"):
+                _refuse_lost(store, number, prefix)
                 continue
             earlier = read_manifest(store, prefix)
             if _purpose(earlier) == _purpose(current):
@@ -123,6 +125,16 @@ def training_rows(store: Store, place: StagePlace, current: Manifest) -> list[Ma
                 _log.warning("not learnt from again: %s was made for %s, this round learns from %s",
                              prefix, _purpose(earlier), _purpose(current))
     return [*rows, current]
+
+
+def _refuse_lost(store: Store, number: int, prefix: str) -> None:
+    """Raise `StoreError` if the rows at `prefix` are gone, not if the round never had them."""
+    record = read_round(store, number)
+    if record and any(prefix == stage.artifacts.get("train") for stage in record.stages):
+        raise StoreError(
+            f"{store.uri(prefix)}, the train rows of round {number}, is not there any more, but "
+            f"history 'all' or train.replay learns from it: bring the folder back, or set history "
+            f"to 'round' and train.replay to 0")
 
 
 def _purpose(rows: Manifest) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from model_ops import tables
 from model_ops.benchmarks import Items
+from model_ops.rounds import write_round
 from model_ops.stages import (
     StagePlace,
     items_digest,
@@ -20,7 +21,7 @@ from model_ops.stages import (
 from model_ops.summary import write_summary
 from schemas.artifacts import publish
 from schemas.config import BenchmarkConfig, DialogStage, ImagesConfig, RunConfig, SftConfig
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, StoreError
 from schemas.manifest import Manifest
 from schemas.records import Champion, Evaluation, Metric, RoundRecord, StageRecord
 from schemas.store import Store
@@ -69,6 +70,28 @@ def test_history_and_replay_bring_earlier_rows_oldest_first(
         inputs_digest=str(number))) for number in (1, 2, 3)]
     rows = training_rows(local_store, StagePlace(config(**changes), 3, 0), manifests[2])
     assert [manifest.inputs_digest for manifest in rows] == expected
+
+
+@pytest.mark.parametrize(("changes", "named"), [
+    ({}, False), ({"history": "all"}, True),
+    ({"stages": [DialogStage(train=SftConfig(replay=0.5))]}, True)])
+def test_earlier_rows_that_were_moved_away_are_missed(
+    local_store: Store, changes: dict[str, object], named: bool
+) -> None:
+    place = StagePlace(config(**changes), 2, 0)
+    current = Manifest(kind="train", prefix=place.prefix("train"), inputs_digest="2")
+    write_round(local_store, record(0, 0.5))
+    other = record(1, 0.5).model_copy(update={"stages": [stage_record("00-contrastive", 1)]})
+    write_round(local_store, other)
+    assert training_rows(local_store, place, current) == [current]  # there never were any
+    lost = StagePlace(config(), 1, 0).prefix("train")
+    made = stage_record("00-dialog", 1).model_copy(update={"artifacts": {"train": lost}})
+    write_round(local_store, other.model_copy(update={"stages": [made]}))
+    if named:
+        with pytest.raises(StoreError, match=f"{lost}, the train rows of round 1, is not there"):
+            training_rows(local_store, place, current)
+    else:
+        assert training_rows(local_store, place, current) == [current]
 
 
 WORDS = {"good": "good", "bad": "bad"}
