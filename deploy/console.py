@@ -4,12 +4,14 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -58,6 +60,34 @@ def load_config(path: Path, root: str | None = None, seed: int | None = None) ->
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}"
-                          for e in error.errors())
-        raise ConfigError(f"{path}: {wrong}") from error
+        raise ConfigError(f"{path}: {'; '.join(map(_told, error.errors()))}") from error
+
+
+def _told(error: ErrorDetails) -> str:
+    """One thing that is wrong with a configuration: where, what, and perhaps what was meant."""
+    place, kind = error["loc"], error["type"]
+    if kind == "missing" and place == ("root",):
+        return "`root` is missing: set it in the file, or give --root"
+    what = error["msg"]
+    if kind == "extra_forbidden":
+        meant = get_close_matches(str(place[-1]), _fields(place[:-1]), n=1)
+        what = f"no such field{''.join(f'; did you mean `{name}`?' for name in meant)}"
+    return f"{'.'.join(map(str, place)) or 'config'}: {what}"
+
+
+def _fields(place: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields at a place that pydantic names: fields, list indices and union tags."""
+    models: list[type[BaseModel]] = [RunConfig]
+    for part in place:
+        kinds = [each.model_fields[part].annotation for each in models if part in each.model_fields]
+        tagged = [each for each in models if any(
+            part in get_args(field.annotation) for field in each.model_fields.values())]
+        models = [inner for kind in kinds for inner in _models(kind)] or tagged or models
+    return [name for each in models for name in each.model_fields]
+
+
+def _models(kind: Any) -> list[type[BaseModel]]:
+    """The models in an annotation, such as those of a list or a union."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    return [model for inner in get_args(kind) for model in _models(inner)]
