@@ -141,6 +141,13 @@ def test_every_shipped_configuration_is_valid(repo: Path) -> None:
         RunConfig.model_validate(yaml.safe_load(path.read_text("utf-8")))
 
 
+def test_steps_of_one_pair_are_not_checkpointed_every_hundred(repo: Path) -> None:
+    path = repo / "deploy" / "configs" / "llava-calibrated.yaml"
+    [stage] = RunConfig.model_validate(yaml.safe_load(path.read_text("utf-8"))).stages
+    assert (stage.train.batch_size, stage.train.gradient_accumulation) == (1, 1)
+    assert 12_856 / stage.train.save_steps < 10, "checkpoints a round"
+
+
 @pytest.mark.parametrize("words", [{"good": "x", "bad": "x"}, {"good": ""}, {"bad": " bad"}])
 def test_reward_words_are_two_words(words: dict[str, str]) -> None:
     with pytest.raises(ValidationError, match="give two different words"):
