@@ -1,11 +1,13 @@
 """What all configuration models share, and the parts that every stage and benchmark uses."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Look = Literal["stretched", "dimmed", "lighter", "deeper", "deepest"]
 """A light in which a picture may be shown again (`model_ops/looks.py`)."""
+Count = Annotated[int, Field(ge=0)]
+"""How many of a kind or size; 0 is none."""
 
 
 class Config(BaseModel):

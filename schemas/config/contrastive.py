@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.config.base import Config, Look
+from schemas.config.base import Config, Count, Look
 from schemas.config.training import CrlConfig, DpoConfig, MixConfig, SftConfig
 from schemas.questions import QUESTION_TYPES, QuestionType
 
@@ -18,7 +18,7 @@ class QuestionsConfig(Config):
     uri: str | None = None
     """`file`: JSONL, JSON or Parquet with `image`, `question` and `question_type` (the authors'
     keys `Image ID`, `Question`, `Question Type` work too)."""
-    per_type: dict[QuestionType, int] = dict.fromkeys(QUESTION_TYPES, 200)  # type: ignore[arg-type]
+    per_type: dict[QuestionType, Count] = dict.fromkeys(QUESTION_TYPES, 200)  # type: ignore[arg-type]
     """Questions of each kind to ask for, before checks; a kind that is not named gets none."""
     temperature: float = Field(default=0.9, ge=0)
     """Temperature of the questions that the model writes."""

@@ -1,11 +1,14 @@
 """The stage `dialog`: how images become games, the rules, and what is kept."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.config.base import Config, Look
+from schemas.config.base import Config, Count, Look
 from schemas.config.training import MixConfig, SftConfig
+
+GameSize = Annotated[int, Field(ge=2)]
+"""Images of a game."""
 
 
 class GroupingConfig(Config):
@@ -29,7 +32,7 @@ class DialogPlayConfig(Config):
 
     guesser: Literal["joint", "per_image"] = "joint"
     """`joint`: all images in one prompt; `per_image`: one call per candidate, best fit wins."""
-    max_turns: dict[int, int] = {2: 3, 4: 6}
+    max_turns: dict[GameSize, Annotated[int, Field(ge=1)]] = {2: 3, 4: 6}
     """Turn limit by number of images."""
     ready_confidence: float = Field(default=0.9, gt=0, le=1)
     """`per_image`: guess early once the best candidate's belief reaches this (in `joint` mode the
@@ -100,7 +103,9 @@ class DialogCurationConfig(Config):
     """Games kept per image group."""
     max_per_target: int | None = Field(default=2, ge=1)
     """Games kept per target image."""
-    role_weights: dict[Literal["ask", "answer", "decide", "guess", "verdict"], float] = {
+    role_weights: dict[
+        Literal["ask", "answer", "decide", "guess", "verdict"], Annotated[float, Field(ge=0)]
+    ] = {
         "ask": 0.5, "answer": 1.0, "decide": 1.0, "guess": 1.0, "verdict": 1.0,
     }
     """Loss weight of each role's rows; 0 (or no entry) leaves the role out. In joint mode the
@@ -141,7 +146,7 @@ class DialogStage(Config):
 
     method: Literal["dialog"] = "dialog"
     """The method's name."""
-    games: dict[int, int] = {4: 800, 2: 400}
+    games: dict[GameSize, Count] = {4: 800, 2: 400}
     """Number of games by number of images."""
     grouping: GroupingConfig = GroupingConfig()
     """How images become games."""

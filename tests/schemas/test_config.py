@@ -38,6 +38,19 @@ def test_every_number_of_images_needs_a_turn_limit() -> None:
     assert BenchmarkConfig(kind="vqa", images=FIELD, num_images=8).slug == "field-vqa"
 
 
+@pytest.mark.parametrize(("stage", "says"), [
+    ({"games": {4: -5}}, "greater than or equal to 0"),
+    ({"games": {1: 5}}, "greater than or equal to 2"),
+    ({"play": {"max_turns": {2: 0}}}, "greater than or equal to 1"),
+    ({"play": {"max_turns": {1: 3}}}, "greater than or equal to 2"),
+    ({"curation": {"role_weights": {"ask": -0.5}}}, "greater than or equal to 0"),
+    ({"method": "contrastive", "questions": {"per_type": {"Clear": -3}}},
+     "greater than or equal to 0")])
+def test_counts_have_bounds(stage: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        run(stages=[stage])
+
+
 def test_nursery_prompts_have_no_joint_guesser() -> None:
     assert run().stages[0].play.guesser == "per_image"
     with pytest.raises(ValidationError, match=r"set play\.guesser to per_image"):
