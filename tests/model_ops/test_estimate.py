@@ -14,7 +14,7 @@ from model_ops.images import import_images
 from model_ops.rounds import config_digest, write_round
 from model_ops.workload import WORDINGS, Calls, kept_games, mean_turns, play_calls
 from model_ops.workload_calibrated import DESCRIBE_TOKENS, search_calls
-from model_ops.workload_contrastive import contrastive_calls
+from model_ops.workload_contrastive import contrastive_calls, num_pairs
 from schemas.config import (
     BenchmarkConfig,
     CalibratedStage,
@@ -115,7 +115,7 @@ def test_a_contrastive_stage_and_pie_are_counted(tmp_path: Path) -> None:
                             evaluation=EvaluationConfig(benchmarks=measured)))
     calls = {each.step: each.calls for each in plan.stages[0].calls}
     assert calls == {"write": 200, "check": 200, "imagine": 280, "judge": 280}
-    assert (plan.training_rows, plan.training_steps) == (140, 14)
+    assert (plan.training_rows, plan.training_steps) == (186, 19)
     assert (plan.evaluation_items, plan.evaluation_calls) == (90, 180)
     assert dict(plan.render())["questions per round"] == "200"
     grammar = stage.model_copy(update={
@@ -123,7 +123,7 @@ def test_a_contrastive_stage_and_pie_are_counted(tmp_path: Path) -> None:
         "train": SftConfig(batch_size=10)})
     plan = estimate(nursery(tmp_path, stages=[grammar]))
     assert "write" not in {each.step for each in plan.stages[0].calls}
-    assert plan.training_rows == 70
+    assert plan.training_rows == 93
 
 
 BARE, LED = 8 + 9, 12 + 8 + 9
@@ -153,6 +153,29 @@ def test_every_sample_is_counted_and_a_clear_question_as_asked_is_short(
     assert (led.calls, led.prompt_tokens) == (140, 140 * LED)
     nothing = ContrastiveStage.model_validate({"questions": {"per_type": {}}, "imagine": imagine})
     assert contrastive_calls(nothing, 9, "nursery") == []
+
+
+def test_a_desired_reply_is_asked_for_once_in_every_light() -> None:
+    """The numbers are those of the first round of nursery-contrastive.yaml."""
+    stage = ContrastiveStage.model_validate({
+        "questions": {"source": "grammar", "min_type_probability": None,
+                      "max_share_per_opening": None,
+                      "per_type": {"False Premise": 1850, "Clear": 6500}},
+        "imagine": {"looks": ["stretched", "deeper", "deepest"]}})
+    imagine, judge = contrastive_calls(stage, 9, "nursery")
+    assert (imagine.calls, judge.calls) == (5 * 8350, 2 * 8350)
+    assert imagine.prompt_tokens == 6500 * 4 * BARE + (5 * 8350 - 6500 * 4) * LED
+    assert imagine.output_tokens == 8 * 8350 * (4 + 4), "one sample a light, four undesired"
+    assert num_pairs(stage) == pytest.approx(5519, rel=0.02), "so many were kept"
+
+
+@pytest.mark.parametrize(("curation", "num"), [
+    ({}, 2 * 46.55), ({"require_judge": False}, 2 * 66.5), ({"select": "unfiltered"}, 140),
+    ({"include_clear": False}, 46.55), ({"max_per_type": 10}, 20)])
+def test_pairs_that_are_kept_follow_curation(curation: dict[str, Any], num: float) -> None:
+    stage = ContrastiveStage.model_validate({
+        "questions": {"per_type": {"False Premise": 100, "Clear": 100}}, "curation": curation})
+    assert num_pairs(stage) == pytest.approx(num)
 
 
 def test_checks_that_are_off_cost_no_call() -> None:
