@@ -17,18 +17,28 @@ from schemas.config import (
     TrainConfig,
 )
 
-TURN_SHARE = 0.7
-"""Turns of a mean game as a share of its limit: Guessers that may stop early do, about half way."""
+TURN_SHARE = {"joint": 0.7, "per_image": 0.85}
+"""Turns of a mean game as a share of its limit: Guessers that may stop early do, about half way;
+beliefs (`per_image`) get there later."""
 WIN_RATE = 0.5
 """Share of games won: between chance (0.25 to 0.5) and a strong model (0.8). Checks follow wins."""
 FORCED_SHARE = 0.3
 """Share of joint games that reach the turn limit and need a guess of their own."""
 KEPT_SHARE = 0.25
 """Share of played games that pass curation: half are lost, half of the rest fail a check."""
+UNREPEATED_KEPT_SHARE = 0.45
+"""The same where nothing was asked again (no image orders, blind guesses or re-asks): one won game
+in ten fails what is left of the checks."""
 PARSED_SHARE = 0.97
 """Share of played games whose every reply could be read (what `unfiltered` keeps)."""
 RULED_OUT_SHARE = 0.5
 """Share of a kept game's distractors that are ruled out clearly enough for a "no" verdict row."""
+AGREED_SHARE = 0.75
+"""Share of turns on which enough of the looks agree (`min_agreement`)."""
+CLOSED_SHARE = 0.6
+"""Share of answers that are yes or no."""
+BALANCED_SHARE = 0.6
+"""Share of these that are left with as many yes as no."""
 
 
 class Wording(BaseModel):
@@ -66,7 +76,7 @@ class Calls(BaseModel):
 
 def mean_turns(rules: DialogPlayConfig, num_images: int) -> float:
     """`TURN_SHARE` of the limit, at least one turn."""
-    return max(1.0, TURN_SHARE * rules.max_turns.get(num_images, num_images))
+    return max(1.0, TURN_SHARE[rules.guesser] * rules.max_turns.get(num_images, num_images))
 
 
 def play_calls(
@@ -130,10 +140,14 @@ def vqa_calls(num_items: int, image_tokens: float, prompts: str) -> Calls:
     return Calls(step="vqa", calls=num_items, prompt_tokens=round(prompt), output_tokens=output)
 
 
-def kept_games(config: DialogCurationConfig, num_games: int, num_images: int) -> int:
-    """`KEPT_SHARE` of the games (unfiltered: `PARSED_SHARE`), at most the cap per target allows."""
-    share = PARSED_SHARE if config.select == "unfiltered" else KEPT_SHARE
-    kept = round(share * num_games)
+def kept_games(stage: DialogStage, num_images: int) -> int:
+    """`KEPT_SHARE` of the games (nothing asked again: `UNREPEATED_KEPT_SHARE`; unfiltered:
+    `PARSED_SHARE`), at most the cap per target allows."""
+    config, play = stage.curation, stage.play
+    orders = play.guesser == "joint" and (play.rotations or play.blind)
+    share = KEPT_SHARE if orders or play.reasks else UNREPEATED_KEPT_SHARE
+    share = PARSED_SHARE if config.select == "unfiltered" else share
+    kept = round(share * sum(stage.games.values()))
     if config.select == "unfiltered" or config.max_per_target is None:
         return kept
     return min(kept, config.max_per_target * num_images)
@@ -155,16 +169,20 @@ def lesson(stage: DialogStage, num_images: int) -> Lesson:
 
     Rows of a kept game with T turns and N images: T answers (twice with counterfactual answers),
     T asks; per_image: T * (1 + `RULED_OUT_SHARE` * (N-1)) verdicts; joint: T decisions and N
-    guesses (1 without rotations). Replay adds r / (1 - r) of that; `max_rows` caps it.
+    guesses (1 without rotations). `AGREED_SHARE` of the turns where looks have to agree; of the
+    answers those that `_answer_share` lets through, of dropped games too where these are learnt;
+    balanced verdicts are as many "no" as "yes". Replay adds r / (1 - r) of that; `max_rows` caps
+    it.
     steps = ceil(rows / (batch * accumulation * workers)) * epochs, at most `max_steps`.
     """
-    kept = kept_games(stage.curation, sum(stage.games.values()), num_images)
-    share = kept / max(1, sum(stage.games.values()))
+    kept = kept_games(stage, num_images) / max(1, sum(stage.games.values()))
+    answered = PARSED_SHARE if stage.curation.answers_of_dropped_games else kept
     rows = pictures = 0.0
     for shown, num_games in stage.games.items():
-        for num_rows, num_shown in _rows_per_game(stage, shown):
-            rows += share * num_games * num_rows
-            pictures += share * num_games * num_rows * num_shown
+        for role, (num_rows, num_shown) in _rows_per_game(stage, shown).items():
+            made = (answered if role == "answer" else kept) * num_games * num_rows
+            rows += made
+            pictures += made * num_shown
     beside = mixed(rows, stage.mix) - rows
     rows, pictures = rows + beside, pictures + beside
     return Lesson(
@@ -187,18 +205,27 @@ def num_steps(rows: float, train: TrainConfig) -> int:
     return min(steps, train.max_steps or steps)
 
 
-def _rows_per_game(stage: DialogStage, num_images: int) -> list[tuple[float, int]]:
-    """(rows, images in a row) by role, for roles that have a weight."""
+def _rows_per_game(stage: DialogStage, num_images: int) -> dict[str, tuple[float, int]]:
+    """Role -> (rows, images in a row), for roles that have a weight."""
     turns, joint = mean_turns(stage.play, num_images), stage.play.guesser == "joint"
     config = stage.curation
+    if stage.play.looks and config.min_agreement is not None:
+        turns *= AGREED_SHARE
     by_role = {
-        "answer": (turns * (1 + config.counterfactual_answers), 1),
+        "answer": (turns * (1 + config.counterfactual_answers) * _answer_share(config), 1),
         "ask": (turns, num_images if joint else 1),
     }
     if joint:
         by_role["decide"] = (turns, num_images)
         by_role["guess"] = (num_images if config.guess_rotations else 1.0, num_images)
     else:
-        by_role["verdict"] = (turns * (1 + RULED_OUT_SHARE * (num_images - 1)), 1)
+        no = RULED_OUT_SHARE * (num_images - 1)
+        by_role["verdict"] = (turns * (2 * min(1.0, no) if config.balance_answers else 1 + no), 1)
     weights = {str(role): weight for role, weight in config.role_weights.items()}
-    return [rows for role, rows in by_role.items() if weights.get(role, 0.0) > 0]
+    return {role: rows for role, rows in by_role.items() if weights.get(role, 0.0) > 0}
+
+
+def _answer_share(config: DialogCurationConfig) -> float:
+    """Share of the answers that are learnt: yes and no, balanced or not, and the open ones."""
+    closed = CLOSED_SHARE * (BALANCED_SHARE if config.balance_answers else 1)
+    return closed if config.closed_answers_only else closed + 1 - CLOSED_SHARE

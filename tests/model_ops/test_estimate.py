@@ -12,14 +12,13 @@ from PIL import Image
 from model_ops.estimate import NURSERY_IMAGE_TOKENS, Estimate, estimate
 from model_ops.images import import_images
 from model_ops.rounds import config_digest, write_round
-from model_ops.workload import WORDINGS, Calls, kept_games, mean_turns, play_calls
+from model_ops.workload import WORDINGS, Calls, kept_games, lesson, mean_turns, play_calls
 from model_ops.workload_calibrated import DESCRIBE_TOKENS, search_calls
 from model_ops.workload_contrastive import contrastive_calls, num_pairs
 from schemas.config import (
     BenchmarkConfig,
     CalibratedStage,
     ContrastiveStage,
-    DialogCurationConfig,
     DialogPlayConfig,
     DialogStage,
     EngineConfig,
@@ -195,10 +194,39 @@ def test_a_joint_prompt_holds_all_images() -> None:
 
 
 def test_kept_games_respect_selection_and_caps() -> None:
-    curated, blind = DialogCurationConfig(), DialogCurationConfig(select="unfiltered")
-    assert kept_games(curated, 1000, 10_000) == 250
-    assert kept_games(curated, 1000, 20) == 40
-    assert kept_games(blind, 1000, 20) == 970
+    joint = DialogStage(games={4: 1000})
+    assert kept_games(joint, 10_000) == 250
+    assert kept_games(joint, 20) == 40
+    blind = {"games": {4: 1000}, "curation": {"select": "unfiltered"}}
+    assert kept_games(DialogStage.model_validate(blind), 20) == 970
+    assert kept_games(DialogStage(games={4: 1000}, play=MEASURED), 10_000) == 450
+
+
+LOOKED = {"guesser": "per_image", "max_turns": {2: 3, 4: 4}, "reasks": 0,
+          "looks": ["stretched", "dimmed", "deeper", "deepest"]}
+
+
+def test_what_is_learnt_follows_curation() -> None:
+    """Of 100 games of four images and 3.4 turns 45 are kept."""
+    def rows(**curation: Any) -> float:
+        return lesson(DialogStage.model_validate(
+            {"games": {4: 100}, "play": LOOKED, "curation": curation}), 1000).rows
+
+    turns = 45 * 3.4
+    assert rows() == round(turns * (1 + 1 + 1 + 1.5))
+    assert rows(min_agreement=1.0) == round(0.75 * turns * 4.5)
+    assert rows(closed_answers_only=True) == round(turns * (0.6 + 3.5))
+    assert rows(balance_answers=True) == round(turns * (0.4 + 0.36 + 1 + 2))
+    assert rows(answers_of_dropped_games=True) == round(97 * 3.4 + turns * 3.5)
+    assert rows(answers_of_dropped_games=True, role_weights={"ask": 1}) == round(turns)
+
+
+def test_the_demos_lesson_is_about_what_it_was(repo: Path) -> None:
+    """Its first rounds have trained on 3,911 and 3,979 rows, in 246 and 250 steps."""
+    config = yaml.safe_load((repo / "deploy" / "configs" / "demo.yaml").read_text("utf-8"))
+    planned = lesson(RunConfig.model_validate(config).stages[0], 2000)
+    assert planned.rows == pytest.approx(3911, rel=0.05)
+    assert planned.steps == pytest.approx(246, rel=0.05)
 
 
 def test_training_is_capped_by_rows_and_steps(tmp_path: Path) -> None:
