@@ -151,7 +151,8 @@ class _Walk:
     def _backwards(self, found: Found, chain: Chain, writer: Row) -> Iterator[Step]:
         if images := image_ids(writer):
             short = ", ".join(image_id[:12] for image_id in images)
-            yield Step(what="images", text=f"{len(images)}: {short}", uri=self.store.uri("images"))
+            yield Step(what="images", text=f"{len(images)}: {short}",
+                       uri=self.store.uri(_images_of(found.place)))
         if digest := getattr(writer, "model_digest", None):
             version, seed = getattr(writer, "prompt_version", ""), getattr(writer, "seed", "")
             text = f"{self._named(digest)} with prompts {version[:12]}, seed {seed}"
@@ -227,6 +228,14 @@ class _Walk:
             for stage in record.stages:
                 prefixes.setdefault(stage.model_digest, stage.artifacts.get("model", ""))
         return self.store.uri(prefixes[digest]) if digest in prefixes else self.store.root
+
+
+def _images_of(place: Place) -> str:
+    """The artifact of the pictures that a row is about: a benchmark's own, or the run's."""
+    parts = place.manifest.prefix.split("/")
+    if place.stage is not None or parts == ["images"]:
+        return "images"
+    return f"benchmarks/{parts[1] if parts[0] == 'benchmarks' else parts[-1]}/images"
 
 
 def _source(found: Found, chain: Chain) -> Found | None:

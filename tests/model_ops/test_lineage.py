@@ -55,6 +55,7 @@ def test_a_training_row_leads_to_its_game_and_its_learner(
     assert (lineage.seed, lineage.prompt_version) == (row.seed, "nursery-1")
     assert lineage.rules["play"]["guesser"] == "per_image"
     assert "images" not in lineage.row
+    assert lineage.steps[0].uri == root.uri("images")
     assert said(lineage) == ["images", "written by", "transcripts row", "train row", "kept",
                              "learnt by", "decision"]
     assert "is the champion" in lineage.steps[-1].text
@@ -120,6 +121,21 @@ def test_a_rivals_answer_is_among_the_others(tmp_path: Path) -> None:
     shard = write_shard(store, prefix, 0, [item], ItemRow)
     publish(store, Manifest(kind="items", prefix=prefix, inputs_digest="1" * 64, shards=[shard]))
     assert store.uri(prefix) in [step.uri for step in explain(store, item.row_id).steps]
+
+
+@pytest.mark.parametrize("prefix", [
+    "benchmarks/field-vqa/items", "rounds/round=0001/rival/field-vqa"])
+def test_the_pictures_of_a_benchmark_item_are_the_benchmarks_own(
+    tmp_path: Path, prefix: str
+) -> None:
+    store = Store(str(tmp_path / "root"))
+    records = build_root(store, rounds=1)
+    item = next(read_rows(store, read_manifest(store, records[0].evaluation.items["field-vqa"]),
+                          ItemRow)).model_copy(update={"row_id": "new", "image_ids": ["1" * 64]})
+    shard = write_shard(store, prefix, 0, [item], ItemRow)
+    publish(store, Manifest(kind="items", prefix=prefix, inputs_digest="1" * 64, shards=[shard]))
+    [images] = [step for step in explain(store, "new").steps if step.what == "images"]
+    assert images.uri == store.uri("benchmarks/field-vqa/images")
 
 
 def test_an_unknown_id_says_what_was_searched(root: Store) -> None:
