@@ -120,11 +120,29 @@ def _has_rows(place: Place) -> bool:
     return place.kind in ROW_TYPES or (place.kind == "questions" and place.stage is not None)
 
 
-def ids_of(store: Store, place: Place, path: str) -> list[str]:
+def ids_of(store: Store, place: Place, path: str, column: str = "row_id") -> list[str]:
     """The row ids of one shard, in order."""
     with store.open_parquet(f"{place.manifest.prefix}/{path}") as file:
-        ids: list[str] = file.read(columns=["row_id"]).column("row_id").to_pylist()
+        ids: list[str] = file.read(columns=[column]).column(column).to_pylist()
     return ids
+
+
+def ids_that_begin(store: Store, place: Place, start: str) -> set[str]:
+    """Ids of an artifact's rows, quarantined ones too, that begin with *start*."""
+    ids = {row.row_id for row in read_quarantine(store, place.manifest)}
+    if _has_rows(place):
+        ids.update(*(ids_of(store, place, shard.path) for shard in place.manifest.shards))
+    return {row_id for row_id in ids if row_id.startswith(start)}
+
+
+def find_picture(store: Store, place: Place, start: str) -> int | None:
+    """Where the picture is whose id begins with *start*, counted as `flywheel show --row` does."""
+    if place.kind != "images":
+        return None
+    shards = sorted(place.manifest.shards, key=lambda shard: shard.index)
+    ids = (image_id for shard in shards
+           for image_id in ids_of(store, place, shard.path, "image_id"))
+    return next((row for row, image_id in enumerate(ids) if image_id.startswith(start)), None)
 
 
 def row_at(store: Store, place: Place, index: int, number: int) -> Found:

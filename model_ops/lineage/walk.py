@@ -9,8 +9,10 @@ from model_ops.lineage.places import (
     Found,
     Place,
     find_manifest,
+    find_picture,
     find_quarantined,
     find_row,
+    ids_that_begin,
     places_of,
     shared_places,
 )
@@ -27,6 +29,8 @@ from schemas.store import Store
 
 WRITTEN_BY_MODEL = ("searches", "imagined", "asked", "transcripts")
 """The members of a line that a model wrote, the latest first."""
+LEAST_OF_ID = 8
+"""Characters of an id that may stand for the whole of it."""
 
 
 class Step(Record):
@@ -71,20 +75,22 @@ class Lineage(Record):
 
 
 def explain(store: Store, row_id: str) -> Lineage:
-    """The lineage of the row with this id; `FlywheelError` that says what was searched if none."""
+    """The lineage of the row with this id, or the only one that begins so (`LEAST_OF_ID`
+    characters or more); `FlywheelError` that says what was searched if none."""
     records = read_rounds(store)
     walk = _Walk(store, records, [
         *(place for record in records for place in places_of(store, record)),
         *shared_places(store, records),
     ])
-    found = walk.find(row_id)
+    found = walk.find(row_id) or walk.find_beginning(row_id)
     if found is None:
         searched = ", ".join(place.manifest.prefix for place in walk.places) or "no artifact"
         raise FlywheelError(
             f"no row {row_id!r} in {store.root}: searched the rows and quarantine of {searched} "
-            f"({len(records)} finished rounds); give the whole row_id, `flywheel show` lists them"
+            f"({len(records)} finished rounds); give a row_id or its first {LEAST_OF_ID} "
+            f"characters at least, `flywheel show` lists them"
         )
-    return walk.tell(found, row_id)
+    return walk.tell(found, found.row_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,24 @@ class _Walk:
             for place in self.places:
                 if found := look(self.store, place, row_id):
                     return found
+        return None
+
+    def find_beginning(self, start: str) -> Found | None:
+        """The row whose id begins so; `FlywheelError` if there are several, or if it is a
+        picture's."""
+        if len(start) < LEAST_OF_ID:
+            return None
+        ids = set().union(*(ids_that_begin(self.store, place, start) for place in self.places))
+        if len(ids) > 1:
+            raise FlywheelError(f"{len(ids)} rows of {self.store.root} have an id that begins with "
+                                f"{start!r}: give more of it")
+        if ids:
+            return self.find(ids.pop())
+        for place in self.places:
+            if (row := find_picture(self.store, place, start)) is not None:
+                uri = self.store.uri(place.manifest.prefix)
+                raise FlywheelError(f"{start!r} is a picture, not a row that was made: look at it "
+                                    f"with `flywheel show {uri} --row {row}`")
         return None
 
     def tell(self, found: Found, row_id: str) -> Lineage:

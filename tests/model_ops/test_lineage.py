@@ -12,7 +12,7 @@ from schemas.config import ImagesConfig
 from schemas.errors import FlywheelError
 from schemas.manifest import Manifest
 from schemas.records import RoundRecord
-from schemas.rows import ItemRow, TrainRow, TranscriptRow
+from schemas.rows import ImageRow, ItemRow, QuarantineRow, TrainRow, TranscriptRow
 from schemas.store import Store
 from tests.model_ops.rooted import STAGE, build_root
 
@@ -136,6 +136,40 @@ def test_the_pictures_of_a_benchmark_item_are_the_benchmarks_own(
     publish(store, Manifest(kind="items", prefix=prefix, inputs_digest="1" * 64, shards=[shard]))
     [images] = [step for step in explain(store, "new").steps if step.what == "images"]
     assert images.uri == store.uri("benchmarks/field-vqa/images")
+
+
+def test_the_beginning_of_an_id_is_enough(root: Store) -> None:
+    row = rows_of(root, 2, "train", TrainRow)[-1]
+    whole = explain(root, row.row_id)
+    made = next(step.text for step in whole.steps if step.what == "kept")
+    assert row.row_id[:12] in made, "as it is printed"
+    assert explain(root, row.row_id[:12]) == explain(root, row.row_id[:8]) == whole
+    with pytest.raises(FlywheelError, match="or its first 8 characters"):
+        explain(root, row.row_id[:7])
+
+
+def test_a_dropped_row_is_found_by_the_beginning_and_several_are_counted(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "root"))
+    records = build_root(store, rounds=1)
+    item = next(read_rows(store, read_manifest(store, records[0].evaluation.items["field-vqa"]),
+                          ItemRow))
+    prefix = "rounds/round=0001/rival/field-vqa"
+    rows = [item.model_copy(update={"row_id": f"{each:0>32}"}) for each in (1, 2)]
+    lost = [QuarantineRow(row_id="d" * 32, kind="items", reason="x", detail="", source="",
+                          payload="{}")]
+    shard = write_shard(store, prefix, 0, rows, ItemRow, lost)
+    publish(store, Manifest(kind="items", prefix=prefix, inputs_digest="1" * 64, shards=[shard]))
+    with pytest.raises(FlywheelError, match=r"2 rows .* begins with '00000000': give more of it"):
+        explain(store, "0" * 8)
+    assert explain(store, "d" * 12).row_id == "d" * 32
+
+
+def test_the_id_of_a_picture_says_how_to_look_at_it(root: Store) -> None:
+    images = read_manifest(root, "images")
+    image_id = list(read_rows(root, images, ImageRow, columns=["image_id"]))[5].image_id
+    for given in (image_id, image_id[:12]):
+        with pytest.raises(FlywheelError, match=rf"flywheel show {root.root}/images --row 5`"):
+            explain(root, given)
 
 
 def test_an_unknown_id_says_what_was_searched(root: Store) -> None:
