@@ -4,6 +4,7 @@ Its one idea: a search keeps all that it scored, so that nodes and pairs under a
 reward mode are arithmetic; no model is asked, and the round itself stays as it is.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -37,9 +38,10 @@ def recalibrate(
     places below it.
 
     *changes* replace what the round's own `preference` configuration says. `StoreError` if there is
-    no such round, `ConfigError` if it has no calibrated stage or *into* is *store*.
+    no such round, `ConfigError` if it has no calibrated stage, *into* is *store*, or holds what
+    other weights or searches gave.
     """
-    if into == store:
+    if _real(into) == _real(store):
         raise ConfigError(f"{store.root} is the root itself, and its rounds stay as they are: give "
                           f"another folder")
     record = _finished_round(store, number)
@@ -49,6 +51,11 @@ def recalibrate(
         raise ConfigError(f"round {number} of {store.root} has no {METHOD} stage (its stages: "
                           f"{had}): give another round")
     return [_again(store, stage, into, changes) for stage in stages]
+
+
+def _real(store: Store) -> str:
+    """The root behind links."""
+    return os.path.realpath(store.root) if store.is_local else store.root
 
 
 def _finished_round(store: Store, number: int) -> RoundRecord:
@@ -67,8 +74,23 @@ def _again(
     own = read_manifest(store, stage.artifacts["nodes"]).config
     config = PreferenceConfig.model_validate({**own, **changes})
     prefix, seed = searches.prefix.rpartition("/")[0], int(searches.config["seed"])
+    _refuse_others(into, f"{prefix}/nodes", config, searches)
     nodes = write_nodes(store, searches, config, f"{prefix}/nodes", seed, into)
     pairs = write_preferences(
         store, searches, read_manifest(store, "images"), config,
         load_prompts(searches.config["prompts"]), f"{prefix}/pairs", SHARD_SIZE, seed, into)
     return Recalibrated(stage.name, config, nodes, pairs)
+
+
+def _refuse_others(into: Store, prefix: str, config: PreferenceConfig, searches: Manifest) -> None:
+    """`ConfigError` if the nodes that are there were judged otherwise: they would be replaced."""
+    if not into.exists(f"{prefix}/manifest.json"):
+        return
+    there = read_manifest(into, prefix)
+    ours = config.model_dump(mode="json")
+    others = [f"{name} {value}" for name, value in there.config.items() if ours.get(name) != value]
+    if there.parents.get("searches") != searches.digest:
+        others.append("other searches")
+    if others:
+        raise ConfigError(f"{into.uri(prefix)} holds what {', '.join(others)} gave: give another "
+                          f"folder")

@@ -96,6 +96,31 @@ def test_it_is_found_again_and_can_be_looked_at(root: Store, tmp_path: Path) -> 
     assert shown.exit_code == 0 and len(json.loads(shown.stdout)["pictures"]) == 1
 
 
+def refused(root: Store, out: Path, *options: str) -> str:
+    arguments = ["recalibrate", root.root, "--out", str(out), "--round", "1", *options]
+    error = CliRunner().invoke(app, arguments).exception
+    assert isinstance(error, ConfigError)
+    return str(error)
+
+
+def test_other_weights_do_not_replace_what_is_there(root: Store, tmp_path: Path) -> None:
+    out = tmp_path / "new"
+    told(root, out, "--lam", "0.1")
+    before = first_pair(Store(str(out)), "pairs")
+    says = refused(root, out, "--lam", "0.7", "--reward-mode", "paper_raw")
+    assert f"{out}/{STAGE}/nodes holds what reward_mode rank, lam 0.1 gave: give another" in says
+    assert first_pair(Store(str(out)), "pairs") == before
+    told(root, out, "--lam", "0.1")
+
+
+def test_another_runs_folder_is_no_place_to_write(root: Store, tmp_path: Path) -> None:
+    other = Store(str(tmp_path / "other"))
+    searches = publish_searches(other, [search(0, [LIKELY], [SEEN])], prefix=f"{STAGE}/searches")
+    before = write_nodes(other, searches, OWN, f"{STAGE}/nodes", 9)
+    assert "holds what other searches gave" in refused(root, Path(other.root))
+    assert read_manifest(other, f"{STAGE}/nodes") == before
+
+
 @pytest.mark.parametrize(("options", "error", "says"), [
     (["--round", "7"], StoreError, "has no finished round 7; finished are 0 to 2"),
     (["--round", "2"], ConfigError, r"no calibrated stage \(its stages: 00-dialog\)"),
@@ -113,6 +138,8 @@ def test_a_round_that_cannot_be_used_is_an_error(
 def test_the_root_itself_is_no_place_to_write(root: Store, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["recalibrate", root.root, "--out", root.root, "--round", "1"])
     assert isinstance(done.exception, ConfigError) and "another folder" in str(done.exception)
+    (tmp_path / "link").symlink_to(root.root)
+    assert "is the root itself" in refused(root, tmp_path / "link")
     nowhere = ["recalibrate", str(tmp_path / "no"), "--out", str(tmp_path / "x"), "--round", "1"]
     assert "is it the root of a run?" in str(CliRunner().invoke(app, nowhere).exception)
 
