@@ -6,11 +6,15 @@ between looks, what most of them say is more often right than what it says of th
 positions and counts hold too.
 """
 
+import io
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+DECLARED_LIMIT = 500_000_000
+"""Pixels that a stored image may declare; the import has its own, configured limit."""
 
 _CUTOFF = 1
 """Per cent of the darkest and of the brightest pixels that stretching may clip."""
@@ -19,6 +23,20 @@ _CUTOFF = 1
 def look_at(picture: "Image", look: str) -> "Image":
     """The picture (RGB) in another light; as it is for the look ""."""
     return LOOKS[look](picture) if look else picture
+
+
+def encoded_look(data: bytes, look: str) -> bytes:
+    """The encoded picture *data* in another light (as PNG); the same bytes for the look "".
+
+    Raises `DropError` if it cannot be decoded.
+    """
+    if not look:
+        return data
+    from model_ops.images import decode
+
+    buffer = io.BytesIO()
+    look_at(decode(data, DECLARED_LIMIT), look).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _stretched(picture: "Image") -> "Image":

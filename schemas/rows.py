@@ -160,6 +160,8 @@ class TrainRow(Provenance):
     """What was said: ask, answer, decide, guess, verdict; contrastive: the reward word."""
     source_row_id: str
     image_ids: list[str]
+    look: str = ""
+    """The light in which `images` are shown (`curation.look_share`); "": as they are."""
 
 
 class SlotRow(Row):

@@ -37,9 +37,10 @@ def play_games(place: StagePlace, games: Manifest, images: Manifest, model: Mani
 def curate_games(place: StagePlace, transcripts: Manifest, images: Manifest) -> Manifest:
     """Turn the games worth learning from into training rows; the funnel says why others went."""
     store, config, prefix = Store(place.config.root), place.config, place.prefix("train")
+    stage = place.of(DialogStage)
     manifest = noted(store, prefix, lambda: curation.curate(
-        store, transcripts, images, place.of(DialogStage).curation,
-        load_prompts(config.model.prompts), prefix, config.shard_size, place.seed))
+        store, transcripts, images, stage.curation, load_prompts(config.model.prompts), prefix,
+        config.shard_size, place.seed, stage.play.looks))
     create_table_artifact(
         [{"step": name, "count": count} for name, count in manifest.funnel.items()],
         key="funnel", description=f"Round {place.round}, {place.name}: what became of the games")

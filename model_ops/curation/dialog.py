@@ -6,7 +6,7 @@ stays flat in the images, and a killed run goes on at the first shard without a 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from model_ops.curation.batches import Batch, batches
@@ -14,12 +14,14 @@ from model_ops.curation.checks import has_sound_answers
 from model_ops.curation.selection import (
     count_funnel,
     count_turns,
+    draw_look,
     exclude_rows,
     judge,
     select_games,
 )
 from model_ops.curation.train_rows import PlannedRow, plan_rows, train_row
 from model_ops.images import ImageReader
+from model_ops.looks import encoded_look
 from model_ops.prompts import Prompts
 from schemas.artifacts import (
     find_manifest,
@@ -31,6 +33,7 @@ from schemas.artifacts import (
     write_shard,
 )
 from schemas.config import DialogCurationConfig
+from schemas.config.base import Look
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest, Shard, digest
 from schemas.rows import Picture, QuarantineRow, TrainRow, TranscriptRow
@@ -51,13 +54,16 @@ def curate(
     prefix: str,
     shard_size: int,
     seed: int,
+    looks: Sequence[Look] = (),
 ) -> Manifest:
     """Judge *transcripts*, write the chosen games' rows under *prefix*, publish the manifest.
+
+    *looks* are the lights in which `look_share` of the rows are shown.
 
     Finished work for the same inputs is returned as it is. Dropped games stand in the shards'
     quarantine with their reason. The funnel adds up: played = kept + all drops.
     """
-    job = _Job(store, transcripts, images, config, prompts, prefix, shard_size, seed)
+    job = _Job(store, transcripts, images, config, prompts, prefix, shard_size, seed, looks)
     done = find_manifest(store, prefix, job.inputs_digest)
     return done or publish(store, _curate(job))
 
@@ -74,13 +80,15 @@ class _Job:
     prefix: str
     shard_size: int
     seed: int
+    looks: Sequence[Look]
 
     @property
     def inputs_digest(self) -> str:
         """What decides whether finished shards are reused."""
         settings = self.config.model_dump(mode="json")
         parents = [self.transcripts.digest, self.images.digest, self.prompts.digest]
-        key = ["curate dialog", CODE_VERSION, settings, parents, self.shard_size, self.seed]
+        key = ["curate dialog", CODE_VERSION, settings, parents, self.shard_size, self.seed,
+               list(self.looks) if self.config.look_share else []]
         return digest(key)
 
     def games(self) -> Iterator[TranscriptRow]:
@@ -167,8 +175,9 @@ def _shard(
     weights = job.config.role_weights
     rows = []
     for planned, game in batch.kept:
-        pictures = [Picture(bytes=reader.read(ref)) for ref in planned.images]
-        rows.append(train_row(planned, game, pictures, weights[planned.role], job.seed))
+        look = draw_look(planned.row_id(game), job.config.look_share, job.looks, job.seed)
+        pictures = [Picture(bytes=encoded_look(reader.read(ref), look)) for ref in planned.images]
+        rows.append(train_row(planned, game, pictures, weights[planned.role], job.seed, look))
     stats = {f"rows/{role}": float(n) for role, n in Counter(row.role for row in rows).items()}
     return write_shard(
         job.store, job.prefix, index, rows, TrainRow, batch.dropped, stats, job.inputs_digest

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from model_ops.curation.checks import drop_reason, is_doubted, is_unparsed
 from schemas.config import DialogCurationConfig
+from schemas.config.base import Look
 from schemas.rows import TranscriptRow
 
 
@@ -44,6 +45,15 @@ def judge(game: TranscriptRow, config: DialogCurationConfig) -> Judged:
 def lot(seed: int, key: str) -> bytes:
     """The lot that *key* draws: sorting by it is a seeded shuffle."""
     return hashlib.sha256(f"{seed}/{key}".encode()).digest()[:12]
+
+
+def draw_look(row_id: str, share: float, looks: Sequence[Look], seed: int) -> str:
+    """The light in which a row's pictures are shown: one of *looks* for *share* of the rows, ""
+    (as they are) for the others."""
+    drawn = lot(seed, f"look/{row_id}")
+    if not looks or int.from_bytes(drawn[:4]) >= share * 2**32:
+        return ""
+    return looks[int.from_bytes(drawn[4:8]) % len(looks)]
 
 
 def select_games(

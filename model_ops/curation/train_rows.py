@@ -101,9 +101,13 @@ def _answer_rows(
     if config.counterfactual_answers and said.counterfactual and game.nearest is not None:
         about.append(("nearest", game.nearest, said.counterfactual))
     for variant, place, answer in about:
-        if config.closed_answers_only and normalise(answer) not in ("yes", "no"):
+        if config.closed_answers_only and not _is_closed(answer):
             continue
         yield PlannedRow("answer", turn, variant, (game.images[place],), messages, answer)
+
+
+def _is_closed(answer: str) -> bool:
+    return normalise(answer) in ("yes", "no")
 
 
 def _ask_row(game: TranscriptRow, turn: int, prompts: Prompts) -> PlannedRow:
@@ -120,13 +124,15 @@ def _verdict_rows(
     game: TranscriptRow, turn: int, config: DialogCurationConfig, prompts: Prompts
 ) -> Iterator[PlannedRow]:
     """A "yes" for the guessed image; a "no" for one that the finished game ruled out clearly, where
-    this very verdict was a no. A verdict that cannot be trusted either way gives no row."""
+    this very verdict was a clear no. A verdict that cannot be trusted either way gives no row."""
+    if config.closed_answers_only and not _is_closed(game.turns[turn].answer):
+        return
     scope: Scope = "dialog" if game.verdict_scope == "dialog" else "pair"
     messages = fit_messages(prompts, verdict_turns(game.turns[: turn + 1], scope))
     for place, image in enumerate(game.images):
         ruled_out = (
             game.turns[-1].beliefs[place] <= config.max_distractor_belief
-            and game.turns[turn].fits[place] < 0.5
+            and game.turns[turn].fits[place] <= config.max_distractor_fit
         )
         if place == game.guess:
             yield PlannedRow("verdict", turn, str(place), (image,), messages, "yes")
@@ -157,9 +163,10 @@ def _guess_rows(
 
 
 def train_row(
-    planned: PlannedRow, source: TranscriptRow, pictures: list[Picture], weight: float, seed: int
+    planned: PlannedRow, source: TranscriptRow, pictures: list[Picture], weight: float, seed: int,
+    look: str = "",
 ) -> TrainRow:
-    """The row with its pixels, traceable to its game by `source_row_id`."""
+    """The row with its pixels, in the light of *look*, traceable to its game by `source_row_id`."""
     completion = [ChatMessage(role="assistant", content=[_text(planned.completion)])]
     return TrainRow(
         row_id=planned.row_id(source),
@@ -175,6 +182,7 @@ def train_row(
         role=planned.role,
         source_row_id=source.row_id,
         image_ids=[ref.image_id for ref in planned.images],
+        look=look,
     )
 
 

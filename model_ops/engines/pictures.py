@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from model_ops.looks import look_at
+from model_ops.looks import DECLARED_LIMIT, look_at
 from schemas.rows import ImageRef
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 ReadImage = Callable[[ImageRef], bytes]
 """From a reference to the encoded bytes of an image."""
-
-DECLARED_LIMIT = 500_000_000
-"""Pixels that a stored image may declare; the import has its own, configured limit."""
 
 _REMEMBERED_PIXELS = 48_000_000
 

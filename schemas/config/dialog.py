@@ -115,12 +115,15 @@ class DialogCurationConfig(Config):
     guess_rotations: bool = True
     """Joint mode: repeat each `guess` row for all image orders, the position re-mapped."""
     max_distractor_belief: float = Field(default=0.05, ge=0, lt=1)
-    """`per_image`: a distractor gives "no" rows only if its final belief is at most this."""
+    """`per_image`: a distractor gives "no" rows only if its final belief is at most this, ..."""
+    max_distractor_fit: float = Field(default=0.5, gt=0, le=1)
+    """... and only on turns whose own verdict, P(yes, it fits), is at most this."""
     min_target_fit: float | None = Field(default=None, ge=0, le=1)
     """`per_image`: learn nothing from a turn whose answer the Guesser, looking at the target,
     believed less than this: both seats must agree."""
     closed_answers_only: bool = False
-    """Learn yes and no answers only: an open question may presuppose what is not in the target."""
+    """Learn yes and no answers, and verdicts about them, only: an open question may presuppose what
+    is not in the target."""
     min_agreement: float | None = Field(default=None, ge=0, le=1)
     """Learn nothing from a turn whose answer fewer than this share of `play.looks` gave. What was
     said of the picture as it is does not count: where all lights contradict it, there is most to
@@ -129,6 +132,9 @@ class DialogCurationConfig(Config):
     """Learn the answers of games that were dropped for what the Guesser did, too (lost, repeated
     questions, caps, ...): losing says nothing against answers that several looks gave. Their
     questions, verdicts and guesses are not learnt, nor answers that leak or evade."""
+    look_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the rows whose pictures are learnt in one of `play.looks`, drawn by row, instead of
+    as they are: a model that learns hazy pictures alone forgets more of clear ones."""
     balance_answers: bool = False
     """Keep equally many yes and no completions within each role (guards against collapse to one
     of them), those that most looks agree on first."""
@@ -172,6 +178,9 @@ class DialogStage(Config):
         if self.curation.min_agreement is not None:
             raise ValueError("curation.min_agreement is about play.looks, and there are none: name "
                              "looks, or check re-asked answers by curation.min_consistency")
+        if self.curation.look_share:
+            raise ValueError("curation.look_share needs play.looks, and there are none: name "
+                             "looks, or leave it out")
         if self.curation.answers_of_dropped_games:
             raise ValueError("curation.answers_of_dropped_games needs play.looks: re-asks are made "
                              "in won games only, so nothing would have checked a lost game's "

@@ -1,13 +1,15 @@
 """Looks change the light and nothing else; the configuration offers exactly those that exist."""
 
+import io
 from typing import get_args
 
 import numpy as np
 import pytest
 
-from model_ops.looks import LOOKS, look_at
+from model_ops.looks import LOOKS, encoded_look, look_at
 from model_ops.nursery.world import render, sample_scene
 from schemas.config import DialogPlayConfig
+from schemas.errors import DropError
 
 
 @pytest.mark.parametrize("look", LOOKS)
@@ -42,3 +44,16 @@ def test_the_configuration_names_every_look() -> None:
     annotation = DialogPlayConfig.model_fields["looks"].annotation
     (names,) = get_args(annotation)
     assert set(get_args(names)) == set(LOOKS)
+
+
+def test_an_encoded_picture_in_no_light_keeps_its_bytes() -> None:
+    from PIL import Image
+
+    picture = Image.fromarray(render(sample_scene(3, "field")))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    assert encoded_look(buffer.getvalue(), "") == buffer.getvalue()
+    shown = Image.open(io.BytesIO(encoded_look(buffer.getvalue(), "deepest")))
+    assert np.array_equal(np.asarray(shown), np.asarray(look_at(picture, "deepest")))
+    with pytest.raises(DropError):
+        encoded_look(b"no picture", "deepest")

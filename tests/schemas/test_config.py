@@ -81,6 +81,8 @@ def test_answers_of_dropped_games_need_looks_and_no_control() -> None:
         DialogStage.model_validate({"curation": asked})
     with pytest.raises(ValidationError, match=r"min_agreement is about play\.looks"):
         DialogStage.model_validate({"curation": {"min_agreement": 1.0}})
+    with pytest.raises(ValidationError, match=r"look_share needs play\.looks"):
+        DialogStage.model_validate({"curation": {"look_share": 0.5}})
     with pytest.raises(ValidationError, match="'random' is a control"):
         DialogStage.model_validate({**looked, "curation": {**asked, "select": "random"}})
 

@@ -10,6 +10,7 @@ from model_ops.curation import dialog as curation
 from model_ops.curation.checks import drop_reason, has_sound_answers
 from model_ops.curation.dialog import curate
 from model_ops.curation.train_rows import plan_rows
+from model_ops.looks import encoded_look
 from model_ops.programs.calls import Generate
 from model_ops.prompts import load_prompts
 from schemas.artifacts import publish, read_quarantine, read_rows, write_shard
@@ -81,6 +82,7 @@ def curated(
         "train",
         32,
         9,
+        rules.looks,
     )
     rows = list(read_rows(store, manifest, TrainRow))
     return manifest, rows, {row.row_id: row for row in played}, players
@@ -183,6 +185,31 @@ def test_doubted_turns_are_counted(local_store: Store) -> None:
     assert 0 < doubted < len(turns)
     assert (manifest.stats["turns"], manifest.stats["turns_doubted"]) == (len(turns), doubted)
     assert rows
+
+
+def test_a_share_of_the_rows_is_shown_in_other_lights(local_store: Store) -> None:
+    config = ALL.model_copy(update={"look_share": 0.5})
+    _, rows, _, _ = curated(local_store, LOOKED, config)
+    lights = Counter(row.look for row in rows)
+    assert set(lights) == {"", "deeper", "deepest"}
+    assert 0.4 < lights[""] / len(rows) < 0.6
+    places = [(group, number) for group in range(NUM_GROUPS) for number in range(4)]
+    originals = {image(*place).image_id: picture(*place) for place in places}
+    for row in rows:
+        shown = [encoded_look(originals[image_id], row.look) for image_id in row.image_ids]
+        assert [each.bytes for each in row.images] == shown
+
+
+def test_verdicts_that_are_no_clear_no_give_no_row() -> None:
+    game = next(game for game in transcripts(games(NUM_GAMES), PER_IMAGE, Bayesians(0.0))
+                if game.won)
+    sure = ALL.model_copy(update={"max_distractor_fit": 0.01, "max_distractor_belief": 0.9})
+    at = next(place for place in range(len(game.images)) if place != game.target)
+    for fit, noes in ((0.4, 0), (0.001, 1)):
+        fits = [fit if place == at else 0.6 for place in range(len(game.images))]
+        turn = game.turns[-1].model_copy(update={"fits": fits, "beliefs": [0.0] * len(fits)})
+        rows = plan_rows(game.model_copy(update={"turns": [turn]}), sure, load_prompts("nursery"))
+        assert sum(row.role == "verdict" and row.completion == "no" for row in rows) == noes
 
 
 def test_closed_answers_only_leaves_open_answers_out_but_not_their_questions() -> None:
