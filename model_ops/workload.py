@@ -171,8 +171,9 @@ def lesson(stage: DialogStage, num_images: int) -> Lesson:
     T asks; per_image: T * (1 + `RULED_OUT_SHARE` * (N-1)) verdicts; joint: T decisions and N
     guesses (1 without rotations). `AGREED_SHARE` of the turns where looks have to agree; of the
     answers those that `_answer_share` lets through, of dropped games too where these are learnt;
-    balanced verdicts are as many "no" as "yes". Replay adds r / (1 - r) of that; `max_rows` caps
-    it.
+    balanced verdicts are as many "no" as "yes", and about closed answers only where these
+    alone are learnt. `look_share` of all rows comes once more. Replay adds r / (1 - r) of that;
+    `max_rows` caps it.
     steps = ceil(rows / (batch * accumulation * workers)) * epochs, at most `max_steps`.
     """
     kept = kept_games(stage, num_images) / max(1, sum(stage.games.values()))
@@ -181,6 +182,7 @@ def lesson(stage: DialogStage, num_images: int) -> Lesson:
     for shown, num_games in stage.games.items():
         for role, (num_rows, num_shown) in _rows_per_game(stage, shown).items():
             made = (answered if role == "answer" else kept) * num_games * num_rows
+            made *= 1 + stage.curation.look_share
             rows += made
             pictures += made * num_shown
     beside = mixed(rows, stage.mix) - rows
@@ -220,7 +222,8 @@ def _rows_per_game(stage: DialogStage, num_images: int) -> dict[str, tuple[float
         by_role["guess"] = (num_images if config.guess_rotations else 1.0, num_images)
     else:
         no = RULED_OUT_SHARE * (num_images - 1)
-        by_role["verdict"] = (turns * (2 * min(1.0, no) if config.balance_answers else 1 + no), 1)
+        about = turns * (CLOSED_SHARE if config.closed_answers_only else 1)
+        by_role["verdict"] = (about * (2 * min(1.0, no) if config.balance_answers else 1 + no), 1)
     weights = {str(role): weight for role, weight in config.role_weights.items()}
     return {role: rows for role, rows in by_role.items() if weights.get(role, 0.0) > 0}
 

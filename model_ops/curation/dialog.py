@@ -7,7 +7,7 @@ stays flat in the images, and a killed run goes on at the first shard without a 
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from model_ops.curation.batches import Batch, batches
 from model_ops.curation.checks import has_sound_answers
@@ -58,7 +58,7 @@ def curate(
 ) -> Manifest:
     """Judge *transcripts*, write the chosen games' rows under *prefix*, publish the manifest.
 
-    *looks* are the lights in which `look_share` of the rows are shown.
+    *looks* are the lights in which `look_share` of the rows are shown once more.
 
     Finished work for the same inputs is returned as it is. Dropped games stand in the shards'
     quarantine with their reason. The funnel adds up: played = kept + all drops.
@@ -149,9 +149,15 @@ def _planned(
 ) -> Iterator[tuple[list[_Kept], list[QuarantineRow]]]:
     for game in job.games():
         reason = chosen[game.row_id]
-        rows = (row for row in job.plan(game, reason) if row.row_id(game) not in excluded)
+        rows = [row for row in job.plan(game, reason) if row.row_id(game) not in excluded]
         dropped = [] if reason is None else [_dropped_game(game, reason)]
-        yield [(row, game) for row in rows], dropped
+        yield [(shown, game) for row in rows for shown in _shown(job, row, game)], dropped
+
+
+def _shown(job: _Job, row: PlannedRow, game: TranscriptRow) -> list[PlannedRow]:
+    """The row, and if it is drawn once more in another light."""
+    look = draw_look(row.row_id(game), job.config.look_share, job.looks, job.seed)
+    return [row, replace(row, look=look)] if look else [row]
 
 
 def _dropped_game(game: TranscriptRow, reason: str) -> QuarantineRow:
@@ -175,9 +181,9 @@ def _shard(
     weights = job.config.role_weights
     rows = []
     for planned, game in batch.kept:
-        look = draw_look(planned.row_id(game), job.config.look_share, job.looks, job.seed)
-        pictures = [Picture(bytes=encoded_look(reader.read(ref), look)) for ref in planned.images]
-        rows.append(train_row(planned, game, pictures, weights[planned.role], job.seed, look))
+        pictures = [Picture(bytes=encoded_look(reader.read(ref), planned.look))
+                    for ref in planned.images]
+        rows.append(train_row(planned, game, pictures, weights[planned.role], job.seed))
     stats = {f"rows/{role}": float(n) for role, n in Counter(row.role for row in rows).items()}
     return write_shard(
         job.store, job.prefix, index, rows, TrainRow, batch.dropped, stats, job.inputs_digest

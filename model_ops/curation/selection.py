@@ -48,8 +48,8 @@ def lot(seed: int, key: str) -> bytes:
 
 
 def draw_look(row_id: str, share: float, looks: Sequence[Look], seed: int) -> str:
-    """The light in which a row's pictures are shown: one of *looks* for *share* of the rows, ""
-    (as they are) for the others."""
+    """The light in which a row is shown once more: one of *looks* for *share* of the rows, "" (not
+    at all) for the others."""
     drawn = lot(seed, f"look/{row_id}")
     if not looks or int.from_bytes(drawn[:4]) >= share * 2**32:
         return ""

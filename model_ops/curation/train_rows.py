@@ -43,7 +43,8 @@ Role = Literal["ask", "answer", "decide", "guess", "verdict"]
 
 @dataclass(frozen=True, slots=True)
 class PlannedRow:
-    """A training row without its pixels. `variant` tells rows of one turn and role apart."""
+    """A training row without its pixels. `variant` tells rows of one turn and role apart, `look`
+    those that show the same in another light."""
 
     role: Role
     turn: int
@@ -51,11 +52,13 @@ class PlannedRow:
     images: tuple[ImageRef, ...]
     messages: Messages
     completion: str
+    look: str = ""
 
     def row_id(self, source: TranscriptRow) -> str:
         """Deterministic id: the game, the turn and the role."""
         return row_id(
-            "train", source=source.row_id, turn=self.turn, role=self.role, variant=self.variant
+            "train", source=source.row_id, turn=self.turn, role=self.role, variant=self.variant,
+            **({"look": self.look} if self.look else {})
         )
 
     def key(self, source: TranscriptRow) -> RowKey:
@@ -163,10 +166,9 @@ def _guess_rows(
 
 
 def train_row(
-    planned: PlannedRow, source: TranscriptRow, pictures: list[Picture], weight: float, seed: int,
-    look: str = "",
+    planned: PlannedRow, source: TranscriptRow, pictures: list[Picture], weight: float, seed: int
 ) -> TrainRow:
-    """The row with its pixels, in the light of *look*, traceable to its game by `source_row_id`."""
+    """The row with its pixels, traceable to its game by `source_row_id`."""
     completion = [ChatMessage(role="assistant", content=[_text(planned.completion)])]
     return TrainRow(
         row_id=planned.row_id(source),
@@ -182,7 +184,7 @@ def train_row(
         role=planned.role,
         source_row_id=source.row_id,
         image_ids=[ref.image_id for ref in planned.images],
-        look=look,
+        look=planned.look,
     )
 
 

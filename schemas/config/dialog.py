@@ -133,8 +133,8 @@ class DialogCurationConfig(Config):
     questions, caps, ...): losing says nothing against answers that several looks gave. Their
     questions, verdicts and guesses are not learnt, nor answers that leak or evade."""
     look_share: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the rows whose pictures are learnt in one of `play.looks`, drawn by row, instead of
-    as they are: a model that learns hazy pictures alone forgets more of clear ones."""
+    """Share of the rows, drawn by row, that are learnt once more with their pictures in one of
+    `play.looks`: a model that learns hazy pictures alone forgets more of clear ones."""
     balance_answers: bool = False
     """Keep equally many yes and no completions within each role (guards against collapse to one
     of them), those that most looks agree on first."""

@@ -215,7 +215,8 @@ def test_what_is_learnt_follows_curation() -> None:
     turns = 45 * 3.4
     assert rows() == round(turns * (1 + 1 + 1 + 1.5))
     assert rows(min_agreement=1.0) == round(0.75 * turns * 4.5)
-    assert rows(closed_answers_only=True) == round(turns * (0.6 + 3.5))
+    assert rows(closed_answers_only=True) == round(turns * (0.6 + 1 + 0.6 * 2.5))
+    assert rows(look_share=0.5) == round(1.5 * turns * 4.5)
     assert rows(balance_answers=True) == round(turns * (0.4 + 0.36 + 1 + 2))
     assert rows(answers_of_dropped_games=True) == round(97 * 3.4 + turns * 3.5)
     assert rows(answers_of_dropped_games=True, role_weights={"ask": 1}) == round(turns)
