@@ -75,6 +75,7 @@ def test_files_and_functions_are_small_and_modules_say_what_they_are(path: Path)
     assert not text.strip() or ast.get_docstring(tree), "a module docstring is missing"
 
 
+@pytest.mark.slow
 def test_the_median_function_is_short() -> None:
     sizes = [size for path in SOURCES for _, size in functions(ast.parse(path.read_text()))]
     assert median(sizes) <= MEDIAN_FUNCTION

@@ -202,6 +202,7 @@ def test_a_scorer_without_weights_is_noticed_before_anything_is_asked(
     assert not world.calls
 
 
+@pytest.mark.slow
 def test_every_round_asks_the_same_of_another_model(
     local_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ def test_a_clear_gain_promotes_and_says_how_much() -> None:
     assert decision.reasons[1].startswith("guard kept: home/vqa changed by +0.0 points")
 
 
+@pytest.mark.slow
 def test_small_falls_may_not_add_up_below_the_base() -> None:
     policy = GatePolicy(primary=PRIMARY, guards={GUARD: 0.01}, base_guards={GUARD: 0.01})
     base, champion, candidate = ({PRIMARY: scores(won), GUARD: scores(kept, 4000)}
@@ -109,6 +110,7 @@ def test_only_common_items_are_paired() -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
+@pytest.mark.slow
 def test_noise_alone_promotes_no_more_often_than_claimed(share: float) -> None:
     """Equals that answer all five questions about an image alike, *share* of images differently."""
     policy = GatePolicy(primary=PRIMARY)

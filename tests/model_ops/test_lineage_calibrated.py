@@ -54,6 +54,7 @@ def test_a_pair_leads_to_its_tree_its_writer_and_its_learner(root: Store) -> Non
         step.text for step in lineage.steps if step.what == "train row")
 
 
+@pytest.mark.slow
 def test_prompt_search_and_nodes_tell_the_same_line(root: Store) -> None:
     prompts = {row.row_id: row for row in rows_of(root, "prompts", DescriptionRow)}
     nodes = rows_of(root, "nodes", NodeRow)

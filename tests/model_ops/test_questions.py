@@ -306,6 +306,7 @@ def test_a_repeat_is_one_within_kind_and_image_only() -> None:
     assert drop_reasons(keys, ONLY_EXACT, 0) == {"r1": "duplicate"}
 
 
+@pytest.mark.slow
 def test_nearly_the_same_words_are_a_near_duplicate_of_what_stays() -> None:
     long = "is the tall man in the striped shirt behind the counter holding a small white cup"
     keys = [key(0, long), key(1, long + "s"), key(2, long, image="j"),

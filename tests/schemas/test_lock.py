@@ -118,6 +118,7 @@ def test_a_deleted_lock_counts_as_lost(local_store: Store) -> None:
             lock.check()
 
 
+@pytest.mark.slow
 def test_storage_that_is_away_for_a_moment_does_not_lose_the_lock(
         local_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*_: object) -> bool:
@@ -132,6 +133,7 @@ def test_storage_that_is_away_for_a_moment_does_not_lose_the_lock(
         assert not stored(local_store).is_free
 
 
+@pytest.mark.slow
 def test_a_lease_that_ended_is_renewed_or_an_error(
         local_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*_: object) -> bool:

@@ -175,6 +175,7 @@ def _new_clients() -> Iterator[None]:
     {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_CONFIG_FILE": "/dev/null",
      "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_EC2_METADATA_DISABLED": "true"},
 ], ids=["nobody listens", "no credentials"])
+@pytest.mark.slow
 def test_storage_that_is_away_is_a_store_error(
         monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], request: Any) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"):

@@ -69,6 +69,7 @@ def answered(store: Store, items: Items, answer: Answer, prompts: str, prefix: s
     return publish(store, Manifest(kind="items", prefix=prefix, inputs_digest="", shards=[shard]))
 
 
+@pytest.mark.slow
 def test_nursery_questions_are_true_balanced_and_in_fixed_shares(local_store: Store) -> None:
     items = plan(local_store, VQA)
     rows = list(read_rows(local_store, items.items, QuestionRow))

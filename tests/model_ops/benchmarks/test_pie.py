@@ -238,6 +238,7 @@ def test_an_endpoint_that_misbehaves_costs_its_items_and_nothing_else(
     assert metrics["field/pie_unjudged"].value == pytest.approx(4 / 12)
 
 
+@pytest.mark.slow
 def test_an_endpoint_seat_has_its_own_url_beside_the_pools_engine(local_store: Store) -> None:
     config = run_config(local_store, kind="endpoint", base_url="http://there/v1",
                         model_name="large", api_key_env="MY_KEY", timeout_s=7, max_retries=1)

@@ -11,6 +11,7 @@ ITEMS = st.lists(st.tuples(st.lists(st.integers(), max_size=4), st.lists(st.text
 
 
 @given(ITEMS, st.integers(1, 6))
+@pytest.mark.slow
 def test_everything_is_in_one_batch_in_its_order(
     judged: list[tuple[list[int], list[str]]], shard_size: int
 ) -> None:

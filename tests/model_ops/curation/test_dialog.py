@@ -136,6 +136,7 @@ def test_answer_rows_show_the_target_and_counterfactual_ones_the_nearest(
     assert shown[False] > 0
 
 
+@pytest.mark.slow
 def test_verdicts_say_yes_to_the_target_and_no_only_where_the_game_is_sure(
     local_store: Store,
 ) -> None:
@@ -319,6 +320,7 @@ def test_the_funnel_adds_up(local_store: Store, select: str) -> None:
     assert all(funnel[reason] == count for reason, count in reasons.items())
 
 
+@pytest.mark.slow
 def test_a_role_balanced_set_has_as_many_yes_as_no(local_store: Store) -> None:
     config = ALL.model_copy(update={"balance_answers": True})
     manifest, rows, _, _ = curated(local_store, PER_IMAGE, config)

@@ -47,6 +47,7 @@ def test_a_single_choice_needs_no_model() -> None:
 
 @given(st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=4).map(tuple), min_size=1,
                 max_size=8, unique=True), st.randoms())
+@pytest.mark.slow
 def test_any_choices_end_in_one_of_them_with_probabilities_that_sum_to_one(words, random) -> None:
     choosing = Choosing([(*word, END) for word in words])
     for _ in range(6):

@@ -148,6 +148,7 @@ def test_sentences_cannot_be_searched_for_at_an_endpoint(server: Server) -> None
     assert server.requests == []
 
 
+@pytest.mark.slow
 def test_no_more_calls_are_in_flight_than_configured(server: Server) -> None:
     def slow(body: dict[str, Any], number: int) -> tuple[int, Any]:
         time.sleep(0.05)
@@ -159,6 +160,7 @@ def test_no_more_calls_are_in_flight_than_configured(server: Server) -> None:
     assert 1 < server.most_at_once <= 3
 
 
+@pytest.mark.slow
 def test_a_passing_error_is_retried(server: Server) -> None:
     server.behave = lambda body, n: (503, {}) if n == 1 else (200, completion("at last"))
     (outcome,) = play(server, look(), max_retries=2)

@@ -192,6 +192,7 @@ ROWS = [pair_row(0, picture("red"), "aa"), pair_row(1, picture("blue", "JPEG"), 
         pair_row(2, picture("red"), "aa")]
 
 
+@pytest.mark.slow
 def test_our_pairs_survive_the_way_there_and_back(store: Store, tmp_path: Path) -> None:
     there = str(tmp_path / "out")
     assert export_pairs(store, published(store, ROWS), there) == (3, 2)
