@@ -33,6 +33,8 @@ PARSED_SHARE = 0.97
 """Share of played games whose every reply could be read (what `unfiltered` keeps)."""
 RULED_OUT_SHARE = 0.5
 """Share of a kept game's distractors that are ruled out clearly enough for a "no" verdict row."""
+CLEAR_SHARE = 0.4
+"""Share of these whose own verdict a strict `max_distractor_fit` (below one half) lets through."""
 AGREED_SHARE = 0.75
 """Share of turns on which enough of the looks agree (`min_agreement`)."""
 CLOSED_SHARE = 0.6
@@ -222,6 +224,7 @@ def _rows_per_game(stage: DialogStage, num_images: int) -> dict[str, tuple[float
         by_role["guess"] = (num_images if config.guess_rotations else 1.0, num_images)
     else:
         no = RULED_OUT_SHARE * (num_images - 1)
+        no *= CLEAR_SHARE if config.max_distractor_fit < 0.5 else 1
         about = turns * (CLOSED_SHARE if config.closed_answers_only else 1)
         by_role["verdict"] = (about * (2 * min(1.0, no) if config.balance_answers else 1 + no), 1)
     weights = {str(role): weight for role, weight in config.role_weights.items()}

@@ -126,8 +126,9 @@ def _ask_row(game: TranscriptRow, turn: int, prompts: Prompts) -> PlannedRow:
 def _verdict_rows(
     game: TranscriptRow, turn: int, config: DialogCurationConfig, prompts: Prompts
 ) -> Iterator[PlannedRow]:
-    """A "yes" for the guessed image; a "no" for one that the finished game ruled out clearly, where
-    this very verdict was a clear no. A verdict that cannot be trusted either way gives no row."""
+    """A "yes" for the guessed image; a "no" for one that the finished game ruled out, where this
+    very verdict was a no (`max_distractor_fit`). One that cannot be trusted either way gives no
+    row."""
     if config.closed_answers_only and not _is_closed(game.turns[turn].answer):
         return
     scope: Scope = "dialog" if game.verdict_scope == "dialog" else "pair"
