@@ -1,9 +1,9 @@
 """(h) Search: its searches/s as a share of vLLM's own offline speed, and CLIP encodes an image.
-(i) The same against the reference's way (`reference_search`), which takes one node at a time.
+(i) Searches/s against the reference's way (`reference_search`), which takes one node at a time.
 
 A search is what the program `search` makes of a description: a tree of sentences, each with its
 log-probability and its cosine, at the settings of nursery-calibrated.yaml, in (i) with the image
-as it is alone, so that both ways sample as often; one search for each of `BENCH_SEARCHES` of the
+as it is alone, so that both ways ask as often; one search for each of `BENCH_SEARCHES` of the
 benchmarks' images. Offline, `LLM.generate` answers the prompts of the very run, each level's
 prefixes included, all known in advance, with as many samples; it scores nothing, so the scorer's
 seconds (told in the note) count against the driver. The runs alternate, and each begins with cold
@@ -20,11 +20,12 @@ import pytest
 
 from deploy.commands_run import DEMO
 from deploy.console import load_config
+from model_ops.engines.chat import to_conversation
 from model_ops.engines.clip_scorer import ClipScorer, encoder_identity, resolve_encoder
 from model_ops.engines.driver import Result
 from model_ops.grouping import read_refs
 from model_ops.programs.context import JobContext
-from model_ops.programs.describing import description_texts
+from model_ops.programs.describing import description_messages, description_texts
 from model_ops.programs.searching import search
 from model_ops.prompts import load_prompts
 from schemas.config import CalibratedStage, SearchConfig
@@ -32,8 +33,8 @@ from schemas.manifest import digest
 from schemas.rows import row_id
 from schemas.searches import DescriptionRow, SearchRow
 from tests.bench.figures import Goal, show, spread
+from tests.bench.old_transformers import OldTransformers, Timed
 from tests.bench.recorded_prompts import Offline, RecordingEngine
-from tests.bench.reference_search import ReferenceSearch
 from tests.bench.workload import Played, Workload, rows_by_game, timed
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]
@@ -147,26 +148,49 @@ def test_search_against_the_references_way(
     alike = searches.settings.model_copy(update={"looks": [], "scorer_look": None})
     searches = searches._replace(settings=alike)
     workload, items = searches.workload, searches.items
-    slow = ReferenceSearch(
-        workload.model, resolve_encoder(searches.settings.scorer), searches.settings,
-        load_prompts(workload.config.model.prompts), workload.read, tmp_path,
-        max(1, int(workload.config.engine.num_cpus)))
-    slow.search(items[0])
+    reference = OldTransformers(
+        workload.model, Path(resolve_encoder(alike.scorer)), alike.model_dump(mode="json"),
+        tmp_path, max(1, int(workload.config.engine.num_cpus)))
     runs: list[tuple[float, float]] = []
     nodes: list[tuple[float, float]] = []
-    for number in range(RUNS):
-        few = items[1 + number * SEARCHES_ONE_BY_ONE:][:SEARCHES_ONE_BY_ONE]
-        found = searches.run(engine)
-        begun = time.perf_counter()
-        trees = [slow.search(item) for item in few]
-        seconds = time.perf_counter() - begun
-        assert all(trees) and all(node.clip_score is not None for tree in trees for node in tree)
-        runs.append((len(items) / found.played.seconds, len(few) / seconds))
-        nodes.append((found.num_nodes / found.played.seconds, sum(map(len, trees)) / seconds))
-    note = (f"{RUNS} alternating runs, {len(items)} searches against {SEARCHES_ONE_BY_ONE}; driver "
+    try:
+        _slowly(reference, searches, items[:1], tmp_path)
+        for number in range(RUNS):
+            few = items[1 + number * SEARCHES_ONE_BY_ONE:][:SEARCHES_ONE_BY_ONE]
+            found = searches.run(engine)
+            timed = _slowly(reference, searches, few, tmp_path)
+            seconds = sum(each.seconds for each in timed)
+            runs.append((len(items) / found.played.seconds, len(few) / seconds))
+            nodes.append((found.num_nodes / found.played.seconds,
+                          sum(each.num_sentences for each in timed) / seconds))
+    finally:
+        reference.close()
+    image_tokens = found.rows[0].num_image_tokens // found.rows[0].num_calls
+    note = (f"{image_tokens} image tokens, {RUNS} alternating runs, {len(items)} "
+            f"searches against {SEARCHES_ONE_BY_ONE}; driver "
             f"{spread([fast for fast, _ in runs])} searches/s, reference "
             f"{spread([slowly for _, slowly in runs])} searches/s")
     show("(i) searches/s, times the reference's way", [fast / slowly for fast, slowly in runs],
          note, Goal(">=", 20))
     show("(i) sentences/s, times the reference's way",
-         [fast / slowly for fast, slowly in nodes], "the same runs (equal siblings are one)")
+         [fast / slowly for fast, slowly in nodes],
+         "the same runs; of equal siblings ours keeps one, diverse beams make few equal")
+
+
+def _slowly(reference: OldTransformers, searches: Search, items: Sequence[DescriptionRow],
+            folder: Path) -> list[Timed]:
+    """Search for replies to *items* one by one, in the reference's way."""
+    from transformers import AutoProcessor
+
+    workload = searches.workload
+    processor = AutoProcessor.from_pretrained(workload.model)
+    prompts = load_prompts(workload.config.model.prompts)
+    made = []
+    for item in items:
+        picture = folder / f"{item.row_id}.png"
+        picture.write_bytes(workload.read(item.image))
+        prompt = processor.apply_chat_template(
+            to_conversation(description_messages(prompts, item.question)),
+            add_generation_prompt=True, tokenize=False)
+        made.append(reference.search(item.row_id, prompt, picture))
+    return made
