@@ -22,7 +22,7 @@ test: setup ## all tests that need no GPU, with coverage (but e2e and kill)
 unit: setup ## the quick tests only
 	@$(BIN)/pytest
 
-e2e: setup ## minutes long: small runs of two methods, a deployed run, two workers, killed pools
+e2e: setup ## minutes long: small runs of two methods, a deployed run, two workers, killed trainings and pools
 	@$(BIN)/pytest -m e2e --durations=8 tests
 
 kill: setup ## kill -9 whole runs mid-way; they must end with the same rows

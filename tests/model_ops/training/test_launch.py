@@ -174,6 +174,7 @@ def test_metrics_of_older_trainings_are_read(local_store: Store) -> None:
 
 
 @in_ray
+@pytest.mark.e2e
 def test_a_killed_worker_is_replaced_and_continues(
         make_job: MakeJob, uninterrupted: dict[str, str], _ray: None) -> None:
     job = make_job(**LONG)
@@ -204,6 +205,7 @@ def test_a_killed_worker_is_replaced_and_continues(
 
 
 @in_ray
+@pytest.mark.e2e
 def test_a_killed_driver_ends_its_workers_and_a_second_run_continues(
         make_job: MakeJob, uninterrupted: dict[str, str], child_env: Callable[[], dict[str, str]],
         _ray: None) -> None:
