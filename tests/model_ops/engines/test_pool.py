@@ -147,6 +147,7 @@ run_programs(store, read_manifest(store, "items"), read_manifest(store, "images"
 """
 
 
+@pytest.mark.e2e
 def test_a_killed_driver_leaves_its_finished_shards_to_the_next(
         store: Store, child_env: Callable[[], dict[str, str]]) -> None:
     images = collection(store)
