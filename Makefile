@@ -2,10 +2,10 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit e2e kill lint bench report
+.PHONY: help setup demo test unit e2e e2e-flows e2e-parts kill lint bench report
 
 help: ## this list
-	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 setup: ## create .venv with the locked CPU dependencies (done by the others if needed)
 	@PYTHON=$(PYTHON) bash deploy/setup.sh
@@ -22,8 +22,13 @@ test: setup ## all tests that need no GPU, with coverage (but e2e and kill)
 unit: setup ## the quick tests only
 	@$(BIN)/pytest
 
-e2e: setup ## minutes long: small runs of two methods, a deployed run, two workers, killed trainings and pools
-	@$(BIN)/pytest -m e2e --durations=8 tests
+e2e: e2e-flows e2e-parts ## minutes long: both of the following
+
+e2e-flows: setup ## small runs of two methods, a deployed run
+	@$(BIN)/pytest -m e2e --durations=8 tests/flows
+
+e2e-parts: setup ## two workers, killed trainings and pools, a search on the real engine
+	@$(BIN)/pytest -m e2e --durations=8 tests --ignore=tests/flows
 
 kill: setup ## kill -9 whole runs mid-way; they must end with the same rows
 	@$(BIN)/pytest -m kill tests

@@ -88,7 +88,10 @@ def _plain_environment() -> dict[str, str]:
 
 
 def _as_old(model: Path, folder: Path) -> Path:
-    """A copy of *model* with the settings of its processor and tokenizer in the old form."""
+    """A copy of *model* with the settings of its processor and tokenizer in the old form; what is
+    no folder (a hub id) is taken as it is."""
+    if not model.is_dir():
+        return model
     shutil.copytree(model, folder)
     settings = folder / "processor_config.json"
     if settings.exists():
