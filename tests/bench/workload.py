@@ -25,7 +25,13 @@ from model_ops.programs.calls import Program
 from model_ops.programs.context import JobContext
 from model_ops.programs.dialog import play
 from model_ops.prompts import load_prompts
-from schemas.config import DialogPlayConfig, DialogStage, GroupingConfig, RunConfig
+from schemas.config import (
+    DialogPlayConfig,
+    DialogStage,
+    EngineConfig,
+    GroupingConfig,
+    RunConfig,
+)
 from schemas.manifest import Manifest, digest
 from schemas.rows import GameRow
 from schemas.store import Store
@@ -82,6 +88,7 @@ class Played(NamedTuple):
 def plan(store: Store, num_games: int = NUM_GAMES) -> Workload:
     """Import images and draw games, in the demo's proportion of game sizes and images a game."""
     config = load_config(Path(os.environ.get("BENCH_CONFIG", DEMO)))
+    config = config.model_copy(update={"engine": one_engine(config.engine)})
     planned = _games_stage(config).games
     share = num_games / sum(planned.values())
     limit = max(32, round((config.images.limit or 2000) * share))
@@ -128,6 +135,12 @@ def rows_by_game(played: Played) -> Mapping[str, object]:
 def keys(games: Iterable[GameRow]) -> set[str]:
     """The games' row ids."""
     return {game.row_id for game in games}
+
+
+def one_engine(engine: EngineConfig) -> EngineConfig:
+    """The cores of all engines for the one that a benchmark holds."""
+    return engine.model_copy(update={"num_actors": 1,
+                                     "num_cpus": engine.num_actors * engine.num_cpus})
 
 
 def _games_stage(config: RunConfig) -> DialogStage:

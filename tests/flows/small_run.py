@@ -74,6 +74,20 @@ def small_calibrated(root: str, **changes: Any) -> dict[str, Any]:
     return small_config(root, **{**calibrated, **changes})
 
 
+def small_full(root: str, **changes: Any) -> dict[str, Any]:
+    """One round of all three methods in the order of `full.yaml`; the later stages are shown what
+    the first one made, and the gate looks at one figure of each."""
+    parts = small_contrastive(root), small_config(root), small_calibrated(root)
+    first, *later = (part["stages"][0] for part in parts)
+    later[-1]["prompts"] = {"limit": 12}
+    shown = {"mix": {"uri": "stage://contrastive", "ratio": 0.5}}
+    full = {"stages": [first, *(stage | shown for stage in later)],
+            "evaluation": {"benchmarks": [part["evaluation"]["benchmarks"][0] for part in parts]},
+            "gate": {"primary": "field/pie_aar",
+                     "guards": {"field/game2_success": 0.0, "field/chair_clean": 0.0}}}
+    return small_config(root, **{**full, **changes})
+
+
 def environment(home: Path, **more: str) -> dict[str, str]:
     """A Prefect of its own, and nothing of the user's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
