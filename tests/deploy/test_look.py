@@ -95,6 +95,7 @@ def test_rounds_are_listed_with_chance(root: Store) -> None:
     assert [each["decision"] for each in summary["rounds"]] == ["base", "promote", "promote"]
 
 
+@pytest.mark.slow
 def test_the_report_is_written_where_it_says(root: Store) -> None:
     uri = root.uri("report/index.html")
     assert told("report", root.root).strip() == uri

@@ -1,5 +1,5 @@
-"""A small round of all three methods on the real engines: each stage goes on from the one before it,
-and one gate and one report look at what all of them did."""
+"""A small round of all three methods on the real engines: each stage goes on from the one before
+it, and one gate and one report look at what all of them did."""
 
 import re
 from pathlib import Path
@@ -16,6 +16,8 @@ from tests.flows.small_run import environment, process, small_full
 pytestmark = [pytest.mark.e2e, pytest.mark.prefect, pytest.mark.slow, pytest.mark.engine,
               pytest.mark.ray, pytest.mark.timeout(600)]
 STAGES = ("00-contrastive", "01-dialog", "02-calibrated")
+ASKED = ("imagined", "transcripts", "searches")
+"""What each stage asks its start model for."""
 MEASURED = ("field/pie_aar", "field/game2_success", "field/chair_clean")
 
 
@@ -39,8 +41,7 @@ def made(store: Store, stage: str, artifact: str) -> Manifest:
 def test_each_stage_starts_from_the_model_of_the_one_before_and_asks_it(store: Store) -> None:
     start, record = read_rounds(store)
     models = [made(store, stage, "model") for stage in STAGES]
-    asked = [made(store, stage, artifact)
-             for stage, artifact in zip(STAGES, ("imagined", "transcripts", "searches"), strict=True)]
+    asked = [made(store, stage, artifact) for stage, artifact in zip(STAGES, ASKED, strict=True)]
     before = [start.model, *(model.digest for model in models)]
     assert len(set(before)) == 4 and record.model == before[-1]
     assert [model.parents["start"] for model in models] == before[:-1]

@@ -130,6 +130,7 @@ def test_every_pair_leads_back_to_its_prompt(
         assert source.scorer_digest == encoder_identity("nursery://clip")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done", [0.05, 0.4, 0.95])
 def test_a_killed_search_goes_on_to_the_same_rows(
     local_store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, done: float

@@ -109,6 +109,7 @@ def test_every_row_leads_back_to_its_slot(
         assert row.stage == source.stage == "00-contrastive" and source.model_digest == MODEL.digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done", [0.02, 0.4, 0.7, 0.95])
 def test_a_killed_generation_goes_on_to_the_same_rows(
     local_store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, done: float
@@ -125,6 +126,7 @@ def test_a_killed_generation_goes_on_to_the_same_rows(
     assert done < 0.1 or len(living.calls) < len(fresh.calls), "finished shards were asked again"
 
 
+@pytest.mark.slow
 def test_a_later_steps_settings_ask_the_model_nothing_again(
     local_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +146,7 @@ def test_a_later_steps_settings_ask_the_model_nothing_again(
     assert opened["questions"].num_rows < first["questions"].num_rows
 
 
+@pytest.mark.slow
 def test_an_edited_criterion_is_asked_again_but_a_moved_set_is_not(
     local_store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -160,6 +163,7 @@ def test_an_edited_criterion_is_asked_again_but_a_moved_set_is_not(
     assert edited["asked"].digest != first["asked"].digest
 
 
+@pytest.mark.slow
 def test_a_criteria_file_that_was_edited_while_it_was_used_is_noticed(
     local_store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

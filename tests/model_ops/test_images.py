@@ -58,6 +58,7 @@ def test_importing_again_and_after_a_crash_gives_the_same(local_store: Store) ->
     assert again.digest == first.digest and seen == [(20, 50), (40, 50), (50, 50)]
 
 
+@pytest.mark.slow
 def test_a_folder_and_a_bucket_with_the_same_files_give_the_same_pictures(
         store: Store, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     folder = folder_of(tmp_path, 12)
@@ -81,6 +82,7 @@ def test_files_added_behind_keep_the_finished_shards(local_store: Store, tmp_pat
     assert second.digest != first.digest
 
 
+@pytest.mark.slow
 def test_a_picture_replaced_by_one_of_the_same_size_is_noticed(
         store: Store, tmp_path: Path) -> None:
     folder, old, new = folder_of(tmp_path, 4), png((3, 3, 3)), png((4, 4, 9))
@@ -151,6 +153,7 @@ def test_a_reference_to_another_import_is_an_error(local_store: Store) -> None:
             reader.read(ImageRef(image_id=image_id, shard=shard, row=number))
 
 
+@pytest.mark.slow
 def test_the_reader_holds_no_more_than_its_cache(local_store: Store) -> None:
     config = ImagesConfig(uri="nursery://home", limit=200)
     manifest = import_images(local_store, config, shard_size=2)

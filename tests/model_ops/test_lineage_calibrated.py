@@ -101,6 +101,7 @@ def test_a_tree_is_told_depth_first_with_its_pair_marked() -> None:
     assert "rank" not in lines[0]
 
 
+@pytest.mark.slow
 def test_without_node_rows_the_tree_has_its_scores_alone(tmp_path_factory: pytest.TempPathFactory
                                                          ) -> None:
     store = Store(str(tmp_path_factory.mktemp("unjudged")))

@@ -138,6 +138,7 @@ def test_what_was_asked_is_not_asked_again(tmp_path: Path, world: Writer) -> Non
     assert len(world.calls) == num_calls and records(again) == records(whole)
 
 
+@pytest.mark.slow
 def test_a_set_that_was_killed_goes_on_to_the_same_set(tmp_path: Path, world: Writer) -> None:
     whole = records(made(tmp_path))
     num_calls, elsewhere = len(world.calls), config_of(tmp_path, root=str(tmp_path / "killed"))
@@ -169,6 +170,7 @@ def test_a_kind_that_never_passes_says_where_the_reasons_are(
     assert not (tmp_path / "set" / "pie.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_too_few_questions_say_how_many_more_and_so_many_are_enough(
     tmp_path: Path, world: Writer
 ) -> None:

@@ -320,6 +320,7 @@ def test_nearly_the_same_words_are_a_near_duplicate_of_what_stays() -> None:
     assert drop_reasons(keys, ONLY_EXACT, 0) == {}
 
 
+@pytest.mark.slow
 def test_short_texts_can_be_sketched() -> None:
     assert list(near_duplicates([key(0, ""), key(1, "a"), key(2, "ab"), key(3, "ab c")], 0.9)) == []
 

@@ -38,6 +38,7 @@ def test_rows_come_back_equal() -> None:
     assert table_to_rows(rows_to_table(trained, TrainRow), TrainRow) == trained
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.builds(Turn)))
 def test_any_turns_come_back_equal(turns: list[Turn]) -> None:

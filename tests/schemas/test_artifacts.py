@@ -53,6 +53,7 @@ class CrashingStore(Store):
             raise Crash(path)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=6))
 def test_any_crashes_and_retries_end_in_the_same_rows_and_digest(

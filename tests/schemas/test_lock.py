@@ -98,6 +98,7 @@ def test_the_lease_is_renewed_while_the_run_lasts(local_store: Store) -> None:
         assert not stored(local_store).is_free
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_its_lease_is_told_and_releases_nothing(local_store: Store) -> None:
     with hold_root(local_store, "slept", SECOND * 0.3) as lock:
         put(local_store, lease(holder="taker"))
@@ -110,6 +111,7 @@ def test_a_run_that_lost_its_lease_is_told_and_releases_nothing(local_store: Sto
     assert stored(local_store).holder == "taker" and not stored(local_store).released
 
 
+@pytest.mark.slow
 def test_a_deleted_lock_counts_as_lost(local_store: Store) -> None:
     with hold_root(local_store, "run", SECOND * 0.3) as lock:
         local_store.delete(PATH)
@@ -168,6 +170,7 @@ def test_a_damaged_lock_says_what_to_do(local_store: Store) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_of_many_runs_that_start_together_one_gets_the_root(store: Store) -> None:
     gate, done, outcomes = threading.Barrier(5), threading.Barrier(5), []
 

@@ -87,6 +87,7 @@ def test_nursery_questions_are_true_balanced_and_in_fixed_shares(local_store: St
     assert max(per_image.values()) <= 8
 
 
+@pytest.mark.slow
 def test_planning_again_gives_the_same_items(local_store: Store, tmp_path: Path) -> None:
     first = plan(local_store, VQA)
     assert plan(local_store, VQA).items == first.items
@@ -94,6 +95,7 @@ def test_planning_again_gives_the_same_items(local_store: Store, tmp_path: Path)
     assert elsewhere.items.digest == first.items.digest
 
 
+@pytest.mark.slow
 def test_vqa_is_asked_greedily_and_scored(local_store: Store) -> None:
     items = plan(local_store, VQA)
     truth = {

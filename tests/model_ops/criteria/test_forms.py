@@ -109,6 +109,7 @@ def test_question_marks_of_other_scripts_ask() -> None:
     assert not asks("It is.") and not asks("")
 
 
+@pytest.mark.slow
 @given(st.text(max_size=40), st.text(max_size=40), st.sampled_from(sorted(QUESTION_MARKS)),
        st.sampled_from(QUESTION_TYPES))
 def test_a_question_mark_anywhere_asks(before: str, after: str, mark: str, kind: str) -> None:

@@ -153,6 +153,7 @@ def test_selection_does_not_depend_on_the_order_of_games(won: TranscriptRow) -> 
     assert select_games(judged, CONFIG, 3) == select_games(judged[::-1], CONFIG, 3)
 
 
+@pytest.mark.slow
 def test_random_keeps_as_many_as_curated_but_blindly() -> None:
     played = transcripts(games(200), JOINT, Bayesians(flip=0.25))
     config = CONFIG.model_copy(update={"max_question_similarity": None})

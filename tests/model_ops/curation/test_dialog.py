@@ -178,6 +178,7 @@ def test_turns_whose_looks_disagree_give_no_rows() -> None:
     assert {row.turn for row in plan_rows(game, config, load_prompts("nursery"))} == {1}
 
 
+@pytest.mark.slow
 def test_doubted_turns_are_counted(local_store: Store) -> None:
     config = ALL.model_copy(update={"min_agreement": 1.0})
     manifest, rows, played, _ = curated(local_store, LOOKED, config)
@@ -188,6 +189,7 @@ def test_doubted_turns_are_counted(local_store: Store) -> None:
     assert rows
 
 
+@pytest.mark.slow
 def test_a_share_of_the_rows_is_learnt_once_more_in_other_lights(local_store: Store) -> None:
     config = ALL.model_copy(update={"look_share": 0.5})
     _, rows, _, _ = curated(local_store, LOOKED, config)
@@ -233,6 +235,7 @@ def test_closed_answers_only_leaves_open_answers_out_but_not_their_questions() -
     assert "answer" not in {row.role for row in plan_rows(game, config, load_prompts("nursery"))}
 
 
+@pytest.mark.slow
 def test_lost_games_teach_their_answers_if_asked_to(local_store: Store) -> None:
     config = ALL.model_copy(update={"answers_of_dropped_games": True})
     manifest, rows, played, _ = curated(local_store, PER_IMAGE, config)
@@ -270,6 +273,7 @@ def _said(row: TrainRow) -> str | None:
     return row.completion[0].content[0].text
 
 
+@pytest.mark.slow
 def test_guess_rows_are_remapped_in_every_rotation(local_store: Store) -> None:
     _, rows, played, _ = curated(local_store, JOINT, ALL)
     by_game: dict[str, list[TrainRow]] = {}
@@ -297,6 +301,7 @@ def test_without_rotations_there_is_one_guess_row(local_store: Store) -> None:
     assert [row.completion for row in rows if row.role == "guess"] == [str(game.target + 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("select", ["curated", "unfiltered", "random"])
 def test_the_funnel_adds_up(local_store: Store, select: str) -> None:
     broken = [
@@ -337,6 +342,7 @@ def test_no_row_stands_twice(local_store: Store) -> None:
     assert len({row.row_id for row in rows}) == len(rows) == manifest.num_rows
 
 
+@pytest.mark.slow
 def test_finished_work_is_returned_and_finished_shards_are_kept(
     local_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,6 +366,7 @@ def test_finished_work_is_returned_and_finished_shards_are_kept(
     assert list(read_rows(local_store, again, TrainRow)) == rows
 
 
+@pytest.mark.slow
 def test_the_manifest_names_the_prompts_and_is_as_repeatable_as_the_games(
     local_store: Store
 ) -> None:

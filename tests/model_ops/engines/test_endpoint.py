@@ -179,6 +179,7 @@ def test_server_errors_and_nonsense_drop_that_program_only(server: Server) -> No
     assert {reason(outcome) for outcome in outcomes.values()} == {"endpoint_error"}
 
 
+@pytest.mark.slow
 def test_a_reply_that_does_not_come_is_a_timeout(server: Server) -> None:
     def never(body: dict[str, Any], number: int) -> tuple[int, Any]:
         time.sleep(1.5)

@@ -31,6 +31,7 @@ BARE = DialogPlayConfig(
 BOTH = pytest.mark.parametrize("rules", [JOINT, PER_IMAGE], ids=["joint", "per_image"])
 
 
+@pytest.mark.slow
 @BOTH
 def test_perfect_players_win_every_game_in_log2_turns(rules: DialogPlayConfig) -> None:
     played = transcripts(games(40), rules, Bayesians(flip=0.0))
