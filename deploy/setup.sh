@@ -44,8 +44,8 @@ else # PyPI's own torch needs CUDA's libraries, which the lock does not have
            --index-strategy unsafe-best-match)
 fi
 echo "setup: installing $(grep -cE '^[a-z0-9]' requirements-cpu.lock) locked packages (a few minutes)"
-# Compiled once here: where PYTHONDONTWRITEBYTECODE is set (as in most containers), every process
-# would compile vLLM again, 12 s of each engine's start.
+# Compiled once, here: where PYTHONDONTWRITEBYTECODE is set, as in most containers, every process
+# would compile what it imports again, which is half of an engine's start.
 "$uv" pip install --quiet --no-deps --compile-bytecode "${sources[@]}" -r requirements-cpu.lock || {
   echo "error: the lock cannot be installed (see above). Without a way to PyTorch's index, set" \
     "TORCH_INDEX_URL to one with CPU builds, or PIP_FIND_LINKS to a folder with torch's wheel" >&2
