@@ -12,6 +12,7 @@ were dropped would be tried again. Receipts carry the digest of the inputs, surv
 count drops.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -163,6 +164,7 @@ def map_shards(actor: type, arguments: tuple[Any, ...], units: Sequence[dict[str
     if not units:
         return
     num_actors = _num_actors(engine, len(units))
+    share = math.ceil(len(units) / num_actors)  # the first one up must not take them all
     connect(num_actors * engine.num_cpus)
     import ray.data
     import ray.exceptions
@@ -175,8 +177,9 @@ def map_shards(actor: type, arguments: tuple[Any, ...], units: Sequence[dict[str
             num_cpus=engine.num_cpus, num_gpus=engine.num_gpus or None,
             max_restarts=_MAX_RESTARTS, max_task_retries=-1,
             compute=ray.data.ActorPoolStrategy(
-                size=num_actors, max_tasks_in_flight_per_actor=max(2, in_flight),
-                max_concurrent_calls_per_actor=in_flight, enable_true_multi_threading=True))
+                size=num_actors, max_tasks_in_flight_per_actor=min(share, max(2, in_flight)),
+                max_concurrent_calls_per_actor=min(share, in_flight),
+                enable_true_multi_threading=True))
     try:
         yield from results.iter_rows()
     except ray.exceptions.RayError as error:

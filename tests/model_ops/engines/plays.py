@@ -83,6 +83,17 @@ def answer_slowly(call: Call, seed: int) -> str:
     return answer(call, seed)
 
 
+def answer_together(call: Call, seed: int) -> str:
+    """Whether another process is asked as well, yes or no; waits for it."""
+    folder, patience = Path(os.environ["PLAYS_LOG"]).parent, time.monotonic() + 20
+    (folder / f"asked-{os.getpid()}").touch()
+    while len(list(folder.glob("asked-*"))) < 2:
+        if time.monotonic() > patience:
+            return "no"
+        time.sleep(0.05)
+    return "yes"
+
+
 def die(call: Call, seed: int) -> str:
     """An engine that dies of every call."""
     raise EngineError("out of memory")

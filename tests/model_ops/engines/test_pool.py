@@ -86,6 +86,14 @@ def test_two_actors_make_the_same_bytes_as_one_and_nothing_is_done_twice(store: 
     assert again == one
 
 
+def test_few_shards_are_shared_out(store: Store) -> None:
+    images = collection(store)
+    items = questions(store, images, 2, 1)
+    engine = ENGINE.model_copy(update={"num_actors": 2, "live_programs": 256})
+    made = run_programs(store, items, images, job("answer_together", calls=1), engine, "out")
+    assert [row.reply for row in rows_of(store, made)] == ["yes", "yes"]
+
+
 def test_several_artifacts_share_one_pool(store: Store) -> None:
     images = collection(store)
     works = [PoolWork(questions(store, images, 20, 8, f"items{n}"), images, job(), f"out{n}")
