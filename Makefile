@@ -24,7 +24,7 @@ unit: setup ## the quick tests only
 
 e2e: e2e-flows e2e-parts ## minutes long: both of the following
 
-e2e-flows: setup ## small runs of two methods, a deployed run
+e2e-flows: setup ## small runs of two methods, one of all three, a deployed run
 	@$(BIN)/pytest -m e2e --durations=8 tests/flows
 
 e2e-parts: setup ## two workers, killed trainings and pools, a search on the real engine
