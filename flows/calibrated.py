@@ -38,4 +38,4 @@ def calibrated_stage(
 ) -> Trained:
     """Generate with `model`, train from `start` (which stays as it is if no pair was kept)."""
     generated = generate_calibrated(place, images, model, clock)
-    return learn(place, generated._asdict(), start, clock)
+    return learn(place, generated._asdict(), images, start, clock)

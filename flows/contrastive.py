@@ -49,4 +49,4 @@ def contrastive_stage(
 ) -> Trained:
     """Generate with `model`, train from `start` (which stays as it is if no pair was kept)."""
     generated = generate_contrastive(place, images, model, clock)
-    return learn(place, generated._asdict(), start, clock)
+    return learn(place, generated._asdict(), images, start, clock)

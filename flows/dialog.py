@@ -35,4 +35,4 @@ def dialog_stage(
 ) -> Trained:
     """Generate with `model`, train from `start` (which stays as it is if no game was kept)."""
     generated = generate_dialog(place, images, model, clock)
-    return learn(place, generated._asdict(), start, clock)
+    return learn(place, generated._asdict(), images, start, clock)

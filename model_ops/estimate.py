@@ -21,8 +21,8 @@ from model_ops.workload_calibrated import (
     chair_calls,
     num_chair,
     num_pope,
-    num_searches,
     pope_calls,
+    rehearsal_calls,
     search_calls,
 )
 from model_ops.workload_contrastive import (
@@ -31,7 +31,7 @@ from model_ops.workload_contrastive import (
     num_questions,
     pie_calls,
 )
-from schemas.config import BenchmarkConfig, RunConfig, Stage
+from schemas.config import BenchmarkConfig, DescriptionPromptsConfig, RunConfig, Stage
 from schemas.errors import ConfigError
 from schemas.store import Store
 
@@ -176,27 +176,33 @@ def estimate(config: RunConfig) -> Estimate:
 
 
 def _stage(config: RunConfig, stage: Stage, collection: Collection, tokens: int) -> StagePlan:
-    if stage.method == "contrastive":
-        calls = contrastive_calls(stage, tokens, config.model.prompts)
-        return StagePlan(method=stage.method, games=num_questions(stage), calls=calls,
-                         training=contrastive_lesson(stage))
+    words, num_images = config.model.prompts, collection.num_images
     if stage.method == "calibrated":
-        uri = stage.prompts.uri
-        num = num_searches(stage, collection.num_images, len(read_entries(uri)) if uri else None)
+        num = _num_prompts(stage.prompts, num_images)
         return StagePlan(method=stage.method, games=num, training=calibrated_lesson(stage, num),
-                         calls=search_calls(stage, num, tokens, config.model.prompts))
+                         calls=search_calls(stage, num, tokens, words))
+    kept = stage.rehearsal
+    num_kept = _num_prompts(kept, num_images) if kept else 0
+    rehearsed = [rehearsal_calls(kept, num_kept, tokens, words)] if kept else []
+    if stage.method == "contrastive":
+        calls = contrastive_calls(stage, tokens, words)
+        return StagePlan(method=stage.method, games=num_questions(stage), calls=calls + rehearsed,
+                         training=contrastive_lesson(stage, num_kept))
     needed = max(stage.games, default=0)
-    if needed > collection.num_images:
+    if needed > num_images:
         raise ConfigError(
             f"games of {needed} images need at least as many, but images.uri "
-            f"{config.images.uri!r} has {collection.num_images}: add images or change stages.games"
+            f"{config.images.uri!r} has {num_images}: add images or change stages.games"
         )
-    return StagePlan(
-        method=stage.method,
-        games=sum(stage.games.values()),
-        calls=play_calls(stage.play, stage.games, tokens, config.model.prompts),
-        training=lesson(stage, collection.num_images),
-    )
+    calls = play_calls(stage.play, stage.games, tokens, words)
+    return StagePlan(method=stage.method, games=sum(stage.games.values()), calls=calls + rehearsed,
+                     training=lesson(stage, num_images, num_kept))
+
+
+def _num_prompts(prompts: DescriptionPromptsConfig, num_images: int) -> int:
+    """Planned prompts: one an image, or one for each of a file's entries."""
+    num = len(read_entries(prompts.uri)) if prompts.uri else num_images
+    return min(num, prompts.limit or num)
 
 
 def _benchmark(config: RunConfig, benchmark: BenchmarkConfig, tokens: int) -> BenchmarkPlan:

@@ -166,7 +166,7 @@ class Lesson(BaseModel):
     steps: int
 
 
-def lesson(stage: DialogStage, num_images: int) -> Lesson:
+def lesson(stage: DialogStage, num_images: int, num_rehearsed: int = 0) -> Lesson:
     """Rows and optimizer steps of one round.
 
     Rows of a kept game with T turns and N images: T answers (twice with counterfactual answers),
@@ -174,8 +174,8 @@ def lesson(stage: DialogStage, num_images: int) -> Lesson:
     guesses (1 without rotations). `AGREED_SHARE` of the turns where looks have to agree; of the
     answers those that `_answer_share` lets through, of dropped games too where these are learnt;
     balanced verdicts are as many "no" as "yes", and about closed answers only where these
-    alone are learnt. `look_share` of all rows comes once more. Replay adds r / (1 - r) of that;
-    `max_rows` caps it.
+    alone are learnt. `look_share` of all rows comes once more, and rehearsed replies beside.
+    Replay adds r / (1 - r) of that; `max_rows` caps it.
     steps = ceil(rows / (batch * accumulation * workers)) * epochs, at most `max_steps`.
     """
     kept = kept_games(stage, num_images) / max(1, sum(stage.games.values()))
@@ -187,7 +187,7 @@ def lesson(stage: DialogStage, num_images: int) -> Lesson:
             made *= 1 + stage.curation.look_share
             rows += made
             pictures += made * num_shown
-    beside = mixed(rows, stage.mix) - rows
+    beside = mixed(rows, stage.mix) - rows + num_rehearsed
     rows, pictures = rows + beside, pictures + beside
     return Lesson(
         rows=round(rows), pictures=round(pictures), steps=num_steps(rows, stage.train)

@@ -7,7 +7,7 @@ search.
 """
 
 from model_ops.workload import WORDINGS, Calls, Lesson, mixed, num_steps
-from schemas.config import BenchmarkConfig, CalibratedStage
+from schemas.config import BenchmarkConfig, CalibratedStage, RehearsalConfig
 
 SENTENCES = 6
 """Sentences of a description (methods/calibrated_csr.md, section 2: about 6 to 9)."""
@@ -21,12 +21,6 @@ SEARCH_BYTES = 12_000
 """A stored search and its node rows: some forty sentences, compressed."""
 YES_NO_TOKENS = 2
 """`yes` or `no`, and the end of the text."""
-
-
-def num_searches(stage: CalibratedStage, num_images: int, num_prompts: int | None) -> int:
-    """Planned searches: one an image, or one for each of a prompt file's entries."""
-    num = num_images if num_prompts is None else num_prompts
-    return min(num, stage.prompts.limit or num)
 
 
 def search_calls(
@@ -55,6 +49,13 @@ def calibrated_lesson(stage: CalibratedStage, num: int) -> Lesson:
     return Lesson(rows=round(rows), pictures=round(rows), steps=num_steps(rows, stage.train))
 
 
+def rehearsal_calls(
+    rehearsal: RehearsalConfig, num: int, image_tokens: float, prompts: str
+) -> Calls:
+    """One description a prompt."""
+    return _described("rehearse", num, rehearsal.max_tokens, image_tokens, prompts)
+
+
 def num_pope(benchmark: BenchmarkConfig) -> int:
     """Questions over all splits; on the nursery no more than its images give."""
     num, images = benchmark.num_items, benchmark.images
@@ -78,7 +79,13 @@ def pope_calls(benchmark: BenchmarkConfig, image_tokens: float, prompts: str) ->
 
 def chair_calls(benchmark: BenchmarkConfig, image_tokens: float, prompts: str) -> Calls:
     """One description an image."""
-    num = num_chair(benchmark)
-    said = min(SENTENCES * SENTENCE_TOKENS[prompts], benchmark.chair.max_tokens)
+    return _described("chair", num_chair(benchmark), benchmark.chair.max_tokens, image_tokens,
+                      prompts)
+
+
+def _described(
+    step: str, num: int, max_tokens: int, image_tokens: float, prompts: str
+) -> Calls:
+    said = min(SENTENCES * SENTENCE_TOKENS[prompts], max_tokens)
     prompt = num * (DESCRIBE_TOKENS[prompts] + image_tokens)
-    return Calls(step="chair", calls=num, prompt_tokens=round(prompt), output_tokens=num * said)
+    return Calls(step=step, calls=num, prompt_tokens=round(prompt), output_tokens=num * said)

@@ -72,10 +72,11 @@ def num_questions(stage: ContrastiveStage) -> int:
     return sum(stage.questions.per_type.values())
 
 
-def contrastive_lesson(stage: ContrastiveStage) -> Lesson:
-    """Rows and steps of one round: two rows a pair for `crl`, one for `sft` and `dpo`."""
+def contrastive_lesson(stage: ContrastiveStage, num_rehearsed: int = 0) -> Lesson:
+    """Rows and steps of one round: two rows a pair for `crl`, one for `sft` and `dpo`; one for each
+    rehearsed reply."""
     rows = num_pairs(stage) * (2 if stage.train.objective == "crl" else 1)
-    rows = mixed(rows, stage.mix)
+    rows = mixed(rows, stage.mix) + num_rehearsed
     return Lesson(rows=round(rows), pictures=round(rows), steps=num_steps(rows, stage.train))
 
 

@@ -8,7 +8,8 @@ from schemas.rows import ImageRef, Provenance, Row
 
 
 class DescriptionRow(Row):
-    """A planned search of the calibrated method: what is asked about which image."""
+    """A planned search of the calibrated method, or a rehearsal's prompt: what is asked about which
+    image."""
 
     row_id: str
     prompt_id: str
@@ -16,6 +17,20 @@ class DescriptionRow(Row):
     image: ImageRef
     question: str
     seed: int
+
+
+class DescribedRow(Provenance):
+    """What a model replied to such a prompt by itself, at temperature 0 (a rehearsal's)."""
+
+    image: ImageRef
+    question: str
+    reply: str
+    finish_reason: str
+    """`length`: it was cut off."""
+    num_calls: int
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_image_tokens: int
 
 
 class SearchNode(Row):

@@ -20,13 +20,15 @@ def mix_in(place: StagePlace, rows: Manifest) -> Manifest:
 
 @step(name="train", task_run_name="train, round {place.round}")
 def train(
-    place: StagePlace, rows: Manifest, start: Manifest, mix: Manifest | None = None
+    place: StagePlace, rows: Manifest, start: Manifest, mix: Manifest | None = None,
+    rehearsal: Manifest | None = None,
 ) -> Manifest:
-    """Fine-tune `start` on the stage's rows (and `mix`); the new model's manifest."""
+    """Fine-tune `start` on the stage's rows (`mix` and `rehearsal` beside); the new model's
+    manifest."""
     store, config, prefix = Store(place.config.root), place.config, place.prefix("model")
     with progress(f"training steps of round {place.round}", "progress-training") as shown:
         return noted(store, prefix, lambda: launch.train(
             store, training_rows(store, place, rows), start, place.stage.train, prefix, place.seed,
             config.model, on_progress=shown, reward_word=reward_word(place), mix=mix,
-            reference=reference_model(store, place),
+            rehearsal=rehearsal, reference=reference_model(store, place),
             max_image_pixels=config.engine.max_image_pixels))

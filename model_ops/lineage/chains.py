@@ -2,9 +2,9 @@
 
 A game is its transcript and the training rows made from it. A question goes slot -> asked ->
 imagined -> pair -> training rows; a description goes prompt -> search -> pair, with the search's
-nodes beside it. Its one idea: rows name what they were made from, but for what models made, where
-the position says it: a pool writes the rows of a shard in the order of its items, and what is
-missing stands in that shard's quarantine.
+nodes beside it; a rehearsal goes prompt -> reply -> training row. Its one idea: rows name what they
+were made from, but for what models made, where the position says it: a pool writes the rows of a
+shard in the order of its items, and what is missing stands in that shard's quarantine.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,11 +21,13 @@ from model_ops.lineage.places import (
 )
 from schemas.artifacts import read_quarantine, read_rows
 from schemas.rows import PairRow, QuarantineRow, Row, TrainRow, TranscriptRow
-from schemas.searches import NodeRow
+from schemas.searches import DescribedRow, NodeRow
 from schemas.store import Store
 
 SEARCHED = ("prompts", "searches", "nodes")
 """The artifacts of a calibrated stage that have rows and are not learnt from."""
+REHEARSED = ("rehearsal-prompts", "rehearsal-replies", "rehearsal")
+"""The artifacts of a rehearsal (`model_ops.rehearsal`), in their order."""
 QUESTION_LINE = ("slots", "asked", "imagined", "pairs")
 Sibling = Callable[[str], Place | None]
 """The artifact of a kind in the same stage of the same round."""
@@ -48,6 +50,8 @@ def follow(store: Store, found: Found, sibling: Sibling) -> Chain:
     """The line of *found*; an empty one for rows that belong to none."""
     if found.place.kind == "mix" and isinstance(found.row, TrainRow | PairRow):
         return Chain(kept=[found.row], train=found.place)
+    if found.place.kind in REHEARSED:
+        return _follow_rehearsal(store, found, sibling)
     if any(found.kind == kind or sibling(kind) is not None for kind in SEARCHED):
         return _follow_search(store, found, sibling)
     if sibling("transcripts") is not None or found.place.kind == "transcripts":
@@ -75,6 +79,32 @@ def _game_id(row: Row) -> str | None:
     if not isinstance(row, QuarantineRow):
         return None
     return row.source if row.kind == "train" else row.row_id
+
+
+def _follow_rehearsal(store: Store, found: Found, sibling: Sibling) -> Chain:
+    prompts, replies, train = (sibling(kind) for kind in REHEARSED)
+    if found.kind == REHEARSED[0]:
+        reply = outcome_of(store, found, replies)
+        if reply is not None and reply.kind == "quarantine":
+            return Chain({REHEARSED[0]: found}, reply, train=train)
+    elif isinstance(found.row, DescribedRow):
+        reply = found
+    else:
+        reply = find_row(store, replies, _reply_id(found.row))
+    if reply is None:
+        return Chain()
+    prompt = item_of(store, prompts, reply)
+    kept = made_from(store, train, reply.row_id)
+    dropped = None if kept else find_quarantined(store, train, reply.row_id, True)
+    members = {REHEARSED[0]: prompt, REHEARSED[1]: reply}
+    return Chain({kind: each for kind, each in members.items() if each}, dropped, kept, train)
+
+
+def _reply_id(row: Row) -> str | None:
+    """Id of the rehearsed reply that a row, kept or dropped, was made from."""
+    if isinstance(row, TrainRow):
+        return row.source_row_id
+    return row.source if isinstance(row, QuarantineRow) else None
 
 
 def _follow_search(store: Store, found: Found, sibling: Sibling) -> Chain:

@@ -22,7 +22,7 @@ from schemas.rows import (
     TrainRow,
     TranscriptRow,
 )
-from schemas.searches import DescriptionRow, NodeRow, SearchRow
+from schemas.searches import DescribedRow, DescriptionRow, NodeRow, SearchRow
 from schemas.store import Store
 
 ROW_TYPES: dict[str, type[Row]] = {
@@ -30,6 +30,8 @@ ROW_TYPES: dict[str, type[Row]] = {
     "pairs": PairRow,
     "train": TrainRow,
     "mix": TrainRow,
+    "rehearsal": TrainRow,
+    "rehearsal-replies": DescribedRow,
     "imagined": ImaginedRow,
     "asked": AskedRow,
     "searches": SearchRow,
@@ -37,6 +39,7 @@ ROW_TYPES: dict[str, type[Row]] = {
     "games": GameRow,
     "slots": SlotRow,
     "prompts": DescriptionRow,
+    "rehearsal-prompts": DescriptionRow,
     "items": ItemRow,
 }
 """Artifacts with rows, in the order of the search: what was made comes before its plan. Training

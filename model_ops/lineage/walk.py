@@ -27,7 +27,7 @@ from schemas.rows import Row
 from schemas.searches import SearchRow
 from schemas.store import Store
 
-WRITTEN_BY_MODEL = ("searches", "imagined", "asked", "transcripts")
+WRITTEN_BY_MODEL = ("rehearsal-replies", "searches", "imagined", "asked", "transcripts")
 """The members of a line that a model wrote, the latest first."""
 LEAST_OF_ID = 8
 """Characters of an id that may stand for the whole of it."""
@@ -65,8 +65,8 @@ class Lineage(Record):
     image_ids: list[str]
     game_id: str | None
     line: dict[str, str]
-    """Artifact -> id, of the rows on its line: the game; slot, question, replies, pair; or prompt,
-    search and, where it was asked for, the node."""
+    """Artifact -> id, of the rows on its line: the game; slot, question, replies, pair; prompt,
+    search and, where it was asked for, the node; or a rehearsal's prompt and reply."""
     training_rows: list[str]
     """Ids of the training rows that the row's game or pair became."""
     learnt_by: list[str]

@@ -16,14 +16,15 @@ from schemas.rows import (
     TrainRow,
     TranscriptRow,
 )
-from schemas.searches import DescriptionRow, NodeRow, SearchRow
+from schemas.searches import DescribedRow, DescriptionRow, NodeRow, SearchRow
 
 
 def image_ids(row: Row) -> list[str]:
     """Ids of the images that a row is about."""
     if isinstance(row, TrainRow | PairRow | ItemRow):
         return list(row.image_ids)
-    if isinstance(row, SlotRow | AskedRow | ImaginedRow | DescriptionRow | SearchRow):
+    if isinstance(row, SlotRow | AskedRow | ImaginedRow | DescriptionRow | DescribedRow
+                  | SearchRow):
         return [row.image.image_id]
     if isinstance(row, NodeRow):
         return [row.image_id]
@@ -65,7 +66,9 @@ def _told_search(row: Row) -> str:
     """The rows of the calibrated method before they are pairs; "" for others."""
     match row:
         case DescriptionRow():
-            return f"planned search about prompt {row.prompt_id}: {row.question}"
+            return f"planned: prompt {row.prompt_id}: {row.question}"
+        case DescribedRow():
+            return f"{row.question} / by itself: {row.reply}"
         case SearchRow():
             final = sum(node.is_final for node in row.nodes)
             return (f"search {row.row_id} of {len(row.nodes) - 1} sentences, {final} finished "

@@ -14,8 +14,9 @@ from model_ops.programs.asking import AskSettings, ask_question
 from model_ops.programs.calls import Program
 from model_ops.programs.dialog import play
 from model_ops.programs.imagining import imagine
+from model_ops.programs.rehearsing import reply_by_itself
 from model_ops.programs.searching import search
-from schemas.config import DialogPlayConfig, ImagineConfig, SearchConfig
+from schemas.config import DialogPlayConfig, ImagineConfig, RehearsalConfig, SearchConfig
 from schemas.rows import (
     AskedRow,
     CaptionItemRow,
@@ -29,7 +30,7 @@ from schemas.rows import (
     SlotRow,
     TranscriptRow,
 )
-from schemas.searches import DescriptionRow, SearchRow
+from schemas.searches import DescribedRow, DescriptionRow, SearchRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ PROGRAMS: Mapping[str, ProgramKind] = {
     "game_benchmark": ProgramKind(play_item, GameRow, ItemRow, GameBenchmark),
     "ask_question": ProgramKind(ask_question, SlotRow, AskedRow, AskSettings),
     "imagine": ProgramKind(imagine, AskedRow, ImaginedRow, ImagineConfig),
+    "rehearse": ProgramKind(reply_by_itself, DescriptionRow, DescribedRow, RehearsalConfig),
     "search": ProgramKind(search, DescriptionRow, SearchRow, SearchConfig),
     "pie": ProgramKind(answer_and_judge, PieRow, ItemRow, PieBenchmark),
     "pie_judge": ProgramKind(judge_again, PieReplyRow, ItemRow, PieBenchmark),

@@ -39,6 +39,8 @@ class TrainJob:
     have their words; with the others the collators put this one in."""
     mix: Manifest | None = None
     """General data, learnt from beside this round's rows."""
+    rehearsal: Manifest | None = None
+    """What `start` says by itself, learnt from beside them."""
     reference: Manifest | None = None
     """The model that `dpo` compares with, where it is not `start`."""
     max_image_pixels: int | None = None
@@ -51,6 +53,7 @@ class TrainJob:
         return digest([CODE_VERSION, self.config.model_dump(mode="json"), self.model.dtype,
                        [m.digest for m in self.rows], self.start.digest, self.seed,
                        *filter(None, [self.reward_word, self.mix and self.mix.digest,
+                                      self.rehearsal and f"rehearsal {self.rehearsal.digest}",
                                       self.reference and f"reference {self.reference.digest}",
                                       pixels and f"max_image_pixels {pixels}"])])
 
@@ -59,9 +62,9 @@ class TrainJob:
         """Name of each input -> its digest."""
         rows = {f"train{position or ''}": m.digest
                 for position, m in enumerate(reversed(self.rows))}
-        mix = {"mix": self.mix.digest} if self.mix else {}
-        reference = {"reference": self.reference.digest} if self.reference else {}
-        return {"start": self.start.digest, **rows, **mix, **reference}
+        others = {"mix": self.mix, "rehearsal": self.rehearsal, "reference": self.reference}
+        return {"start": self.start.digest, **rows,
+                **{name: other.digest for name, other in others.items() if other}}
 
 
 class Step(NamedTuple):

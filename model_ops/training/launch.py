@@ -50,15 +50,17 @@ _POLL_SECONDS = 0.5
 def train(store: Store, rows: Sequence[Manifest], start: Manifest, config: ObjectiveConfig,
           prefix: str, seed: int, model: ModelConfig, on_progress: Progress | None = None,
           reward_word: str | None = None, mix: Manifest | None = None,
-          reference: Manifest | None = None, max_image_pixels: int | None = None) -> Manifest:
+          rehearsal: Manifest | None = None, reference: Manifest | None = None,
+          max_image_pixels: int | None = None) -> Manifest:
     """Fine-tune `start` on `rows` and publish the model at `prefix`; returns its manifest.
 
     `rows` are train manifests, oldest round first and this round's last (see `rows.choose_rows`
     for what `config.replay` and `config.max_rows` do with them); `mix` is general data beside this
-    round's; `reference` is what objective `dpo` compares with (None: `start`); pictures are shrunk
-    to `max_image_pixels`, as the engines' are. `reward_word` is what the new model has to be asked
-    with: its manifest says it (None: as the start model; objective `crl` needs one). Done already
-    for the same inputs: returns at once. Interrupted before: continues from the last checkpoint.
+    round's, `rehearsal` what `start` says by itself; `reference` is what objective `dpo` compares
+    with (None: `start`); pictures are shrunk to `max_image_pixels`, as the engines' are.
+    `reward_word` is what the new model has to be asked with: its manifest says it (None: as the
+    start model; objective `crl` needs one). Done already for the same inputs: returns at once.
+    Interrupted before: continues from the last checkpoint.
     `metrics.jsonl` beside the model has one line per hundredth of the training. Raises
     `TrainingError`.
     """
@@ -66,8 +68,8 @@ def train(store: Store, rows: Sequence[Manifest], start: Manifest, config: Objec
     if config.objective == "crl" and reward_word is None and not word:
         raise ConfigError(f"{prefix}: objective 'crl' publishes a model that is asked with a "
                           f"reward word: pass the stage's (reward_words.good)")
-    job = TrainJob(store, tuple(rows), start, config, model, prefix, seed, word, mix, reference,
-                   max_image_pixels)
+    job = TrainJob(store, tuple(rows), start, config, model, prefix, seed, word, mix, rehearsal,
+                   reference, max_image_pixels)
     done = find_manifest(store, prefix, job.inputs_digest)
     if done is None:
         if not sum(m.num_rows for m in row_sets(job)):

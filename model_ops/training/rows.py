@@ -61,14 +61,14 @@ def count_rows(job: "TrainJob") -> int:
 
 
 def row_sets(job: "TrainJob") -> list["Manifest"]:
-    """What a job learns from: `job.rows`, then its mix."""
-    return [*job.rows, *([job.mix] if job.mix else [])]
+    """What a job learns from: `job.rows`, then its mix and its rehearsal."""
+    return [*job.rows, *filter(None, [job.mix, job.rehearsal])]
 
 
 def _chosen(job: "TrainJob") -> list[int]:
     counts = [m.num_rows for m in row_sets(job)]
     return choose_rows(counts, job.config.replay, job.config.max_rows, job.seed,
-                       num_current=2 if job.mix else 1)
+                       num_current=len(counts) - len(job.rows) + 1)
 
 
 def load_rows(job: "TrainJob", cache: Path) -> "Dataset":

@@ -5,12 +5,7 @@ decides whether a stage's finished work may be reused (see `schemas.manifest`).
 """
 
 from schemas.config.base import Config, EngineConfig, ImagesConfig, ModelConfig
-from schemas.config.calibrated import (
-    CalibratedStage,
-    DescriptionPromptsConfig,
-    PreferenceConfig,
-    SearchConfig,
-)
+from schemas.config.calibrated import CalibratedStage, PreferenceConfig, SearchConfig
 from schemas.config.contrastive import (
     ContrastiveStage,
     ImagineConfig,
@@ -19,6 +14,7 @@ from schemas.config.contrastive import (
     QuestionsConfig,
     RewardWords,
 )
+from schemas.config.describing import DescriptionPromptsConfig, RehearsalConfig
 from schemas.config.dialog import (
     DialogCurationConfig,
     DialogPlayConfig,
@@ -63,6 +59,7 @@ __all__ = [
     "PopeConfig",
     "PreferenceConfig",
     "QuestionsConfig",
+    "RehearsalConfig",
     "RewardWords",
     "RunConfig",
     "SearchConfig",

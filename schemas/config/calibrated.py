@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from schemas.config.base import Config, Look
+from schemas.config.describing import DescriptionPromptsConfig
 from schemas.config.training import DpoConfig, MixConfig
 
 REFERENCE_SEARCH: dict[str, Any] = {
@@ -29,16 +30,6 @@ PAPER_SEARCH: dict[str, Any] = {
 }
 """The same section: what the paper says."""
 _SEARCHES = {"reference": REFERENCE_SEARCH, "paper": PAPER_SEARCH}
-
-
-class DescriptionPromptsConfig(Config):
-    """What the model is asked about each image."""
-
-    uri: str | None = None
-    """JSON, JSONL or Parquet of `id`, `image`, `input` (the authors' layout; `<image>` in `input`
-    is dropped). Null: every image is asked one of the prompt set's own texts, drawn by seed."""
-    limit: int | None = Field(default=None, ge=1)
-    """Use at most so many prompts: the same ones in every round."""
 
 
 class SearchConfig(Config):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from schemas.config.base import Config, Count, Look
+from schemas.config.describing import RehearsalConfig
 from schemas.config.training import CrlConfig, DpoConfig, MixConfig, SftConfig
 from schemas.questions import QUESTION_TYPES, QuestionType
 
@@ -131,6 +132,8 @@ class ContrastiveStage(Config):
     """What conditions the prompt (objective `crl`)."""
     mix: MixConfig | None = None
     """What to learn from at the same time."""
+    rehearsal: RehearsalConfig | None = None
+    """Replies of its own that the model is to keep; null: none."""
     train: Annotated[CrlConfig | SftConfig | DpoConfig, Field(discriminator="objective")] = (
         CrlConfig())
     """How it is learnt."""
@@ -140,4 +143,11 @@ class ContrastiveStage(Config):
         curated = self.curation.select == "curated"
         if curated and self.curation.require_judge and not self.imagine.judge:
             raise ValueError("curation.require_judge needs imagine.judge: set both, or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _a_rehearsed_reply_is_no_pair(self) -> "ContrastiveStage":
+        if self.rehearsal is not None and self.train.objective == "dpo":
+            raise ValueError("rehearsal gives single replies, and objective 'dpo' learns from "
+                             "pairs: leave rehearsal out, or use objective crl or sft")
         return self

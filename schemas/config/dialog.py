@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from schemas.config.base import Config, Count, Look
+from schemas.config.describing import RehearsalConfig
 from schemas.config.training import MixConfig, SftConfig
 
 GameSize = Annotated[int, Field(ge=2)]
@@ -162,6 +163,8 @@ class DialogStage(Config):
     """What is kept."""
     mix: MixConfig | None = None
     """What to learn from at the same time."""
+    rehearsal: RehearsalConfig | None = None
+    """Replies of its own that the model is to keep; null: none."""
     train: SftConfig = SftConfig()
     """How it is learnt."""
 

@@ -76,10 +76,12 @@ def small_calibrated(root: str, **changes: Any) -> dict[str, Any]:
 
 def small_full(root: str, **changes: Any) -> dict[str, Any]:
     """One round of all three methods in the order of `full.yaml`; the later stages are shown what
-    the first one made, and the gate looks at one figure of each."""
+    the first one made, the first two keep their descriptions, and the gate looks at one figure of
+    each."""
     parts = small_contrastive(root), small_config(root), small_calibrated(root)
     first, *later = (part["stages"][0] for part in parts)
     later[-1]["prompts"] = {"limit": 12}
+    first["rehearsal"] = later[0]["rehearsal"] = {"limit": 12}
     shown = {"mix": {"uri": "stage://contrastive", "ratio": 0.5}}
     full = {"stages": [first, *(stage | shown for stage in later)],
             "evaluation": {"benchmarks": [part["evaluation"]["benchmarks"][0] for part in parts]},

@@ -57,6 +57,16 @@ def test_the_later_stages_are_shown_what_the_first_one_made(store: Store) -> Non
         assert made(store, stage, "model").parents["mix"] == mix.digest
 
 
+def test_the_first_two_stages_rehearse_what_their_start_model_says(store: Store) -> None:
+    before = read_rounds(store)[0].model
+    for stage in STAGES[:2]:
+        replies, rows = made(store, stage, "rehearsal-replies"), made(store, stage, "rehearsal")
+        model = made(store, stage, "model")
+        assert replies.parents["model:"] == before and replies.num_rows == 12
+        assert model.parents["rehearsal"] == rows.digest and rows.funnel["kept"] > 0
+        before = model.digest
+
+
 def test_the_gate_decides_on_the_figures_of_all_three(store: Store) -> None:
     *_, record = read_rounds(store)
     assert [stage.method for stage in record.stages] == ["contrastive", "dialog", "calibrated"]

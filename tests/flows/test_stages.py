@@ -9,12 +9,14 @@ from flows.generate import GENERATE
 from flows.improve import STAGES
 from model_ops.rounds import RoundClock
 from model_ops.stages import StagePlace
-from schemas.config import ImagesConfig, MixConfig, RunConfig, Stage
+from schemas.config import ImagesConfig, MixConfig, RehearsalConfig, RunConfig, Stage
 from schemas.manifest import Manifest, Shard
 from schemas.store import Store
 
 START = Manifest(kind="model", prefix="start", inputs_digest="s")
-LEARNING = {"mix_in": "mix", "train": "model"}
+LEARNING = {"mix_in": "mix", "plan_rehearsal": "rehearsal-prompts",
+            "rehearse": "rehearsal-replies", "write_rehearsal": "rehearsal", "train": "model"}
+REHEARSING = {task for task in LEARNING if "rehears" in task}
 
 
 class Method(NamedTuple):
@@ -42,7 +44,7 @@ KINDS = {kind.model_fields["method"].default: kind for kind in get_args(get_args
 
 def run_stage(
     store: Store, monkeypatch: pytest.MonkeyPatch, method: str, num_rows: int, has_mix: bool,
-    ratio: float | None = 1.0, num_mixed: int = 4,
+    ratio: float | None = 1.0, num_mixed: int = 4, **more: Any,
 ) -> tuple[list[str], Any]:
     done: list[str] = []
 
@@ -60,7 +62,8 @@ def run_stage(
         monkeypatch.setattr(METHODS[method].room, task, stand_in(task, artifact))
     for task, artifact in LEARNING.items():
         monkeypatch.setattr(learning, task, stand_in(task, artifact))
-    stage = KINDS[method](mix=MixConfig(uri="pairs.json", ratio=ratio) if has_mix else None)
+    mix = MixConfig(uri="pairs.json", ratio=ratio) if has_mix else None
+    stage = KINDS[method](mix=mix, **more)
     config = RunConfig(root=store.root, images=ImagesConfig(limit=8), stages=[stage])
     images = Manifest(kind="images", prefix="images", inputs_digest="i")
     trained = STAGES[method](StagePlace(config, 2, 0), images, START, START, RoundClock(store, 2))
@@ -73,7 +76,7 @@ def test_a_stage_generates_then_trains(
     local_store: Store, monkeypatch: pytest.MonkeyPatch, method: str, has_mix: bool
 ) -> None:
     steps = METHODS[method].steps | {task: artifact for task, artifact in LEARNING.items()
-                                     if has_mix or task != "mix_in"}
+                                     if task not in REHEARSING and (has_mix or task != "mix_in")}
     done, (record, model) = run_stage(local_store, monkeypatch, method, 4, has_mix)
     assert done == [*steps]
     assert set(record.artifacts) == {*steps.values()}
@@ -82,6 +85,18 @@ def test_a_stage_generates_then_trains(
     assert set(record.seconds) == METHODS[method].timed
     assert (record.method, record.model_digest) == (method, model.digest)
     assert model.kind == "model"
+
+
+@pytest.mark.parametrize("num_rows", [4, 0])
+@pytest.mark.parametrize("method", ["contrastive", "dialog"])
+def test_a_model_that_is_trained_says_first_what_it_is_to_keep(
+    local_store: Store, monkeypatch: pytest.MonkeyPatch, method: str, num_rows: int
+) -> None:
+    done, (record, _) = run_stage(local_store, monkeypatch, method, num_rows, False,
+                                  rehearsal=RehearsalConfig(limit=4))
+    steps = {task: LEARNING[task] for task in LEARNING if num_rows and task != "mix_in"}
+    assert done == [*METHODS[method].steps, *steps]
+    assert set(record.artifacts) == {*METHODS[method].steps.values(), *steps.values(), "model"}
 
 
 @pytest.mark.parametrize("method", METHODS)

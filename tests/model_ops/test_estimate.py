@@ -410,6 +410,21 @@ def test_no_model_is_loaded(repo: Path, tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("stage", [
+    {"method": "contrastive"}, {"method": "dialog", "games": {2: 10}, "play": MEASURED}])
+def test_a_rehearsal_is_a_description_and_a_row_a_prompt(
+        tmp_path: Path, stage: dict[str, Any]) -> None:
+    [without] = estimate(nursery(tmp_path, stages=[stage])).stages
+    [rehearsed] = estimate(nursery(tmp_path, stages=[
+        {**stage, "rehearsal": {"limit": 30, "max_tokens": 20}}])).stages
+    *calls, last = rehearsed.calls
+    assert calls == without.calls and (last.step, last.calls) == ("rehearse", 30)
+    assert last.output_tokens == 30 * 20 and last.prompt_tokens == 30 * (6 + 9)
+    assert rehearsed.training.rows == without.training.rows + 30
+    [every] = estimate(nursery(tmp_path, stages=[{**stage, "rehearsal": {}}])).stages
+    assert every.calls[-1].calls == NURSERY.limit
+
+
 def test_a_calibrated_stage_with_pope_and_chair_is_counted(tmp_path: Path) -> None:
     stage = CalibratedStage.model_validate({
         "search": {"preset": "reference", "max_sentences": 3, "max_sentence_tokens": 5},
