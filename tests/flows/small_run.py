@@ -5,16 +5,19 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import yaml
 
 from schemas.artifacts import read_manifest
 from schemas.questions import QUESTION_TYPES
 from schemas.store import Store
 
 BIN = Path(sys.executable).parent
+BOTH_FLOWS_TWICE = ("python", "-m", "tests.flows.generate_then_improve")
 GREEDY = {"guesser": "per_image", "max_turns": {2: 2, 4: 2}, "ask_temperature": 0,
           "answer_temperature": 0, "reasks": 0, "rotations": False, "blind": False}
 
@@ -88,6 +91,23 @@ def small_full(root: str, **changes: Any) -> dict[str, Any]:
             "gate": {"primary": "field/pie_aar",
                      "guards": {"field/game2_success": 0.0, "field/chair_clean": 0.0}}}
     return small_config(root, **{**full, **changes})
+
+
+class Done(NamedTuple):
+    """A finished run's root, and all that it said."""
+
+    store: Store
+    log: str
+
+
+def finish(folder: Path, repo: Path, small: Callable[..., dict[str, Any]], *command: str) -> Done:
+    """Run *command* with the file of a *small* configuration behind it, to its end."""
+    store, log, config = Store(str(folder / "root")), folder / "log.txt", folder / "small.yaml"
+    config.write_text(yaml.safe_dump(small(store.root, shard_size=8)))
+    env = environment(folder / "home", PYTHONPATH=str(repo))
+    with process([*command, str(config)], env, log, repo) as child:
+        assert child.wait(timeout=540) == 0, log.read_text()
+    return Done(store, log.read_text())
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

@@ -4,10 +4,8 @@ goes on with training), then both again (which finds nothing left to do)."""
 import re
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-import yaml
 
 from model_ops.curation.ranking import path
 from model_ops.rounds import read_rounds
@@ -15,8 +13,7 @@ from schemas.artifacts import read_manifest, read_rows
 from schemas.manifest import Manifest
 from schemas.rows import ItemRow, PairRow
 from schemas.searches import NodeRow, SearchRow
-from schemas.store import Store
-from tests.flows.small_run import environment, process, small_calibrated
+from tests.flows.small_run import BOTH_FLOWS_TWICE, Done, finish, small_calibrated
 
 pytestmark = [pytest.mark.e2e, pytest.mark.prefect, pytest.mark.slow, pytest.mark.engine,
               pytest.mark.ray, pytest.mark.timeout(600)]
@@ -29,34 +26,22 @@ MADE = ["images", "rounds/round=0000/model", *(f"{STAGE}/{step}" for step in STE
           for name in BENCHMARKS)]
 
 
-class Done(NamedTuple):
-    """The finished run's root, and all that it said."""
+def artifact(done: Done, name: str) -> Manifest:
+    """What the stage made."""
+    return read_manifest(done.store, f"{STAGE}/{name}")
 
-    store: Store
-    log: str
 
-    def artifact(self, name: str) -> Manifest:
-        """What the stage made."""
-        return read_manifest(self.store, f"{STAGE}/{name}")
-
-    def searches(self) -> dict[str, SearchRow]:
-        """By row id."""
-        rows = read_rows(self.store, self.artifact("searches"), SearchRow)
-        return {row.row_id: row for row in rows}
+def searches_of(done: Done) -> dict[str, SearchRow]:
+    """By row id."""
+    return {row.row_id: row
+            for row in read_rows(done.store, artifact(done, "searches"), SearchRow)}
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> Done:
     """Both flows, twice."""
-    folder = tmp_path_factory.mktemp("calibrated")
-    store, log = Store(str(folder / "root")), folder / "log.txt"
-    config = folder / "small.yaml"
-    config.write_text(yaml.safe_dump(small_calibrated(store.root, shard_size=8)))
-    command = ["python", "-m", "tests.flows.generate_then_improve", str(config)]
-    env = environment(folder / "home", PYTHONPATH=str(repo))
-    with process(command, env, log, repo) as child:
-        assert child.wait(timeout=540) == 0, log.read_text()
-    return Done(store, log.read_text())
+    return finish(tmp_path_factory.mktemp("calibrated"), repo, small_calibrated,
+                  *BOTH_FLOWS_TWICE)
 
 
 def test_generation_goes_from_images_to_pairs_and_nothing_is_lost(done: Done) -> None:
@@ -71,10 +56,10 @@ def test_generation_goes_from_images_to_pairs_and_nothing_is_lost(done: Done) ->
 
 
 def test_every_tree_is_scored_and_kept_whole(done: Done) -> None:
-    trees = done.searches()
+    trees = searches_of(done)
     assert len({row.image.image_id for row in trees.values()}) == NUM_IMAGES
     assert {row.question for row in trees.values()} == {"describe the image ."}
-    judged = list(read_rows(done.store, done.artifact("nodes"), NodeRow))
+    judged = list(read_rows(done.store, artifact(done, "nodes"), NodeRow))
     assert len(judged) == sum(len(row.nodes) for row in trees.values())
     for row in trees.values():
         assert max(node.depth for node in row.nodes) > 1
@@ -85,8 +70,8 @@ def test_every_tree_is_scored_and_kept_whole(done: Done) -> None:
 
 def test_a_pair_is_two_replies_of_its_tree_and_the_chosen_one_has_the_higher_reward(
         done: Done) -> None:
-    trees = done.searches()
-    for pair in read_rows(done.store, done.artifact("train"), PairRow):
+    trees = searches_of(done)
+    for pair in read_rows(done.store, artifact(done, "train"), PairRow):
         tree = trees[pair.source_row_id]
         replies = {" ".join(step.text for step in path(tree.nodes, node.node_id))
                    for node in tree.nodes if node.is_final}
@@ -99,7 +84,7 @@ def test_a_pair_is_two_replies_of_its_tree_and_the_chosen_one_has_the_higher_rew
 
 def test_the_model_learns_from_the_pairs_and_is_measured(done: Done) -> None:
     base = read_manifest(done.store, "rounds/round=0000/model")
-    model, pairs = done.artifact("model"), done.artifact("train")
+    model, pairs = artifact(done, "model"), artifact(done, "train")
     assert model.parents.items() >= {"start": base.digest, "train": pairs.digest}.items()
     assert 1 <= model.stats["steps"] <= 6 and model.files != base.files
     start, record = read_rounds(done.store)

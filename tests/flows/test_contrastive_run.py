@@ -4,10 +4,8 @@ goes on with training), then both again (which finds nothing left to do)."""
 import re
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-import yaml
 
 from model_ops.models import reward_word_of
 from model_ops.rounds import read_rounds
@@ -16,7 +14,7 @@ from schemas.questions import QUESTION_TYPES, slug
 from schemas.records import RoundRecord
 from schemas.rows import ImaginedRow, ItemRow, PairRow, TrainRow
 from schemas.store import Store
-from tests.flows.small_run import environment, process, small_contrastive
+from tests.flows.small_run import BOTH_FLOWS_TWICE, Done, finish, small_contrastive
 
 pytestmark = [pytest.mark.e2e, pytest.mark.prefect, pytest.mark.slow, pytest.mark.engine,
               pytest.mark.ray, pytest.mark.timeout(600)]
@@ -28,25 +26,11 @@ MADE = ["images", "rounds/round=0000/model", *(f"{STAGE}/{step}" for step in STE
         *(f"rounds/round=000{number}/evaluation/{name}" for number in (0, 1) for name in PIES)]
 
 
-class Done(NamedTuple):
-    """The finished run's root, and all that it said."""
-
-    store: Store
-    log: str
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> Done:
     """Both flows, twice."""
-    folder = tmp_path_factory.mktemp("contrastive")
-    store, log = Store(str(folder / "root")), folder / "log.txt"
-    config = folder / "small.yaml"
-    config.write_text(yaml.safe_dump(small_contrastive(store.root, shard_size=8)))
-    command = ["python", "-m", "tests.flows.generate_then_improve", str(config)]
-    env = environment(folder / "home", PYTHONPATH=str(repo))
-    with process(command, env, log, repo) as child:
-        assert child.wait(timeout=540) == 0, log.read_text()
-    return Done(store, log.read_text())
+    return finish(tmp_path_factory.mktemp("contrastive"), repo, small_contrastive,
+                  *BOTH_FLOWS_TWICE)
 
 
 def last_round(store: Store) -> RoundRecord:

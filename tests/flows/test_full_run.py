@@ -5,13 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from model_ops.rounds import read_rounds
 from schemas.artifacts import read_manifest
 from schemas.manifest import Manifest
 from schemas.store import Store
-from tests.flows.small_run import environment, process, small_full
+from tests.flows.small_run import finish, small_full
 
 pytestmark = [pytest.mark.e2e, pytest.mark.prefect, pytest.mark.slow, pytest.mark.engine,
               pytest.mark.ray, pytest.mark.timeout(600)]
@@ -24,14 +23,7 @@ MEASURED = ("field/pie_aar", "field/game2_success", "field/chair_clean")
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> Store:
     """The root of the finished run."""
-    folder = tmp_path_factory.mktemp("full")
-    store, log = Store(str(folder / "root")), folder / "log.txt"
-    config = folder / "small.yaml"
-    config.write_text(yaml.safe_dump(small_full(store.root, shard_size=8)))
-    env = environment(folder / "home")
-    with process(["flywheel", "run", str(config)], env, log, repo) as child:
-        assert child.wait(timeout=540) == 0, log.read_text()
-    return store
+    return finish(tmp_path_factory.mktemp("full"), repo, small_full, "flywheel", "run").store
 
 
 def made(store: Store, stage: str, artifact: str) -> Manifest:
