@@ -192,8 +192,7 @@ def _stage(config: RunConfig, stage: Stage, collection: Collection, tokens: int)
     if needed > num_images:
         raise ConfigError(
             f"games of {needed} images need at least as many, but images.uri "
-            f"{config.images.uri!r} has {num_images}: add images or change stages.games"
-        )
+            f"{config.images.uri!r} has {num_images}: add images or change stages.games")
     calls = play_calls(stage.play, stage.games, tokens, words)
     return StagePlan(method=stage.method, games=sum(stage.games.values()), calls=calls + rehearsed,
                      training=lesson(stage, num_images, num_kept))
