@@ -157,7 +157,8 @@ class TrainRow(Provenance):
     images: list[Picture]
     weight: float
     role: str
-    """What was said: ask, answer, decide, guess, verdict; contrastive: the reward word."""
+    """What was said: ask, answer, decide, guess, verdict; contrastive: the reward word; beside a
+    stage's own: mix, rehearsal."""
     source_row_id: str
     image_ids: list[str]
     look: str = ""
