@@ -45,7 +45,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> Done:
 
 
 def test_generation_goes_from_images_to_pairs_and_nothing_is_lost(done: Done) -> None:
-    prompts, searches, pairs = map(done.artifact, ("prompts", "searches", "train"))
+    prompts, searches, pairs = (artifact(done, name) for name in ("prompts", "searches", "train"))
     assert prompts.num_rows == searches.num_rows == NUM_IMAGES
     assert searches.funnel == {"planned": NUM_IMAGES, "played": NUM_IMAGES}
     assert searches.stats["calls"] > 2 * NUM_IMAGES and searches.stats["actor_seconds"] > 0
