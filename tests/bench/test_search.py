@@ -2,12 +2,12 @@
 (i) Searches/s against the reference's way (`reference_search`), which takes one node at a time.
 
 A search is what the program `search` makes of a description: a tree of sentences, each with its
-log-probability and its cosine, at the settings of nursery-calibrated.yaml with the reference's
-beams, in (i) with the image as it is alone, so that both ways ask as often; one search for each of
-`BENCH_SEARCHES` of the benchmarks' images. Offline, `LLM.generate` answers the prompts of the very
-run, each level's prefixes included, all known in advance, with as many samples; it scores nothing,
-so the scorer's seconds (told in the note) count against the driver. The runs alternate, and each
-begins with cold caches.
+log-probability and its cosine, at the settings of nursery-calibrated.yaml, in (i) with the image
+as it is alone, so that both ways ask as often; one search for each of `BENCH_SEARCHES` of the
+benchmarks' images. Offline, `LLM.generate` answers the prompts of the very run, each level's
+prefixes included, all known in advance, with as many samples; it scores nothing, so the scorer's
+seconds (told in the note) count against the driver. The runs alternate, and each begins with cold
+caches.
 """
 
 import os
@@ -29,7 +29,6 @@ from model_ops.programs.describing import description_messages, description_text
 from model_ops.programs.searching import search
 from model_ops.prompts import load_prompts
 from schemas.config import CalibratedStage, SearchConfig
-from schemas.config.calibrated import REFERENCE_SEARCH
 from schemas.manifest import digest
 from schemas.rows import row_id
 from schemas.searches import DescriptionRow, SearchRow
@@ -40,8 +39,6 @@ from tests.bench.workload import Played, Workload, rows_by_game, timed
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]
 CONFIG = DEMO.with_name("nursery-calibrated.yaml")
-BEAMS = {name: REFERENCE_SEARCH[name]
-         for name in ("num_continuations", "keep_top", "keep_bottom", "prune_by", "reward_mode")}
 NUM_SEARCHES = int(os.environ.get("BENCH_SEARCHES", "96"))
 RUNS = 3
 SEARCHES_ONE_BY_ONE = 3
@@ -109,7 +106,7 @@ def searches(workload: Workload, engine: RecordingEngine) -> Search:
     items = [DescriptionRow(row_id=row_id("prompt", image=ref.image_id), prompt_id=ref.image_id,
                             image=ref, question=texts[number % len(texts)], seed=seed)
              for number, ref in enumerate(refs)]
-    made = Search(workload, stage.search.model_copy(update=BEAMS), items)
+    made = Search(workload, stage.search, items)
     made.run(engine, items[:len(items) // 4])
     return made
 
