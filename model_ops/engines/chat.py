@@ -5,7 +5,7 @@ prefix, a choice) is tokenised in its place, by the model's own template. Expand
 placeholder into image tokens is left to the engine.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from schemas.errors import DropError
 
 _PROBE = "probe"
 _TAIL = 64
+_CONTEXT_TOKENS = 8
+_CLOSING = " \t\r\n\"'\u201d\u2019)]}*_`"
+"""What may stand behind a sentence's end in the same token."""
 
 
 def to_conversation(messages: Sequence[Message], plain: bool = False) -> list[dict[str, Any]]:
@@ -59,6 +62,7 @@ class ChatRenderer:
         self._render = lru_cache(maxsize=4096)(self._render_text)
         self._prompt_ids = lru_cache(maxsize=8192)(self._tokenise_prompt)
         self._choices = lru_cache(maxsize=1024)(self._tokenise_choices)
+        self.stop_tokens = lru_cache(maxsize=64)(self._find_stop_tokens)
 
     def prompt_ids(self, call: Generate) -> list[int]:
         """Token ids of the call's prompt, one placeholder per image, its prefix included.
@@ -84,6 +88,22 @@ class ChatRenderer:
         """The text of sampled tokens, special tokens left out."""
         text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
         return text
+
+    def decode_after(self, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str:
+        """The same of tokens that go on from *prompt_ids*: with the white space before them."""
+        before = list(prompt_ids[-_CONTEXT_TOKENS:])
+        return self.decode([*before, *token_ids])[len(self.decode(before)):]
+
+    def _find_stop_tokens(self, ends: tuple[str, ...]) -> Mapping[int, str]:
+        """The tokens that end with one of *ends*, closing quotes and the like behind it allowed,
+        and with which; none for an end of several characters, or that no token spells alone."""
+        single = {end for end in ends if len(end) == 1 and end not in _CLOSING}
+        special = set(self._tokenizer.all_special_ids)
+        texts = {token: self.decode([token]).rstrip(_CLOSING)
+                 for raw, token in self._tokenizer.get_vocab().items()
+                 if token not in special and any(end in raw for end in single)}
+        spelled = single & {text.strip() for text in texts.values()}
+        return {token: text[-1] for token, text in texts.items() if text[-1:] in spelled}
 
     def _template(self, messages: Sequence[Message], generation: bool) -> str:
         text: str = self._processor.apply_chat_template(

@@ -7,8 +7,8 @@ key, so an image is preprocessed once (`processed`) and its prompt prefix comput
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ MAX_IMAGES = 16
 """Images that a prompt may hold."""
 
 _MAX_DECIDING_TOKENS = 128
+_CPU_BLOCK_TOKENS = 32
+"""Prompt prefixes are shared in whole blocks: 128 tokens, vLLM's own choice on a CPU, is more than
+most prompts have. The least that its CPU attention takes."""
 
 
 @dataclass(slots=True)
@@ -34,7 +37,9 @@ class _Asked:
     call: Generate
     seed: int | None
     choosing: Choosing | None
-    image_ranges: list[int]
+    image_ranges: list[int] = field(default_factory=list)
+    stops: Mapping[int, str] = field(default_factory=dict)
+    """Tokens that end the reply, each with the text of `Sampling.stop` that it ends with."""
 
 
 class VllmEngine:
@@ -66,7 +71,10 @@ class VllmEngine:
             if choosing.chosen is None and call.sampling.num_samples > 1 and not _flat(choosing):
                 raise DropError("engine_error", "several samples need choices that differ in "
                                                 "their first differing token")
-        self._send(str(call_id), _Asked(call, seed if self._seeds_calls else None, choosing, []))
+        sampling = call.sampling
+        stops = self._chat.stop_tokens(sampling.stop) if sampling.keep_stop else {}
+        self._send(str(call_id),
+                   _Asked(call, seed if self._seeds_calls else None, choosing, stops=stops))
 
     def step(self) -> list[tuple[int, Result]]:
         """One engine step (one token for every running request); the calls it finished."""
@@ -123,7 +131,8 @@ class VllmEngine:
         if not reasons <= {"stop", "length"}:
             return DropError("engine_error", f"vLLM ended the request: {', '.join(reasons)}")
         if asked.choosing is None:
-            samples = tuple(self._sample(asked.call, sample) for sample in output.outputs)
+            prompt_ids = output.prompt_token_ids
+            samples = tuple(self._sample(asked, prompt_ids, each) for each in output.outputs)
         else:
             chosen = [_decide(asked, sample) for sample in output.outputs]
             if None in chosen:
@@ -139,12 +148,18 @@ class VllmEngine:
             return error
         return None
 
-    def _sample(self, call: Generate, output: Any) -> Sample:
-        text = output.text if call.sampling.stop else self._chat.decode(output.token_ids)
+    def _sample(self, asked: _Asked, prompt_ids: Sequence[int], output: Any) -> Sample:
+        if _stop_texts(asked):
+            text = output.text
+        elif asked.stops:
+            text = self._chat.decode_after(prompt_ids, output.token_ids)
+        else:
+            text = self._chat.decode(output.token_ids)
         ended_by = output.stop_reason  # a token's id where that ended it
         return Sample(text, len(output.token_ids), output.cumulative_logprob or 0.0,
                       output.finish_reason,
-                      stopped_by=ended_by if isinstance(ended_by, str) else None)
+                      stopped_by=ended_by if isinstance(ended_by, str)
+                      else asked.stops.get(ended_by))
 
 
 def _flat(choosing: Choosing) -> bool:
@@ -156,12 +171,13 @@ def _sampling_params(asked: _Asked) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-    sampling = asked.call.sampling
+    sampling, stop = asked.call.sampling, _stop_texts(asked)
     common: dict[str, Any] = {
         "n": sampling.num_samples, "temperature": sampling.temperature,
         "top_p": sampling.top_p, "seed": asked.seed, "skip_clone": True,
-        "output_kind": RequestOutputKind.FINAL_ONLY, "detokenize": bool(sampling.stop),
-        "stop": list(sampling.stop) or None, "include_stop_str_in_output": sampling.keep_stop}
+        "output_kind": RequestOutputKind.FINAL_ONLY, "detokenize": bool(stop),
+        "stop": stop, "stop_token_ids": list(asked.stops) or None,
+        "include_stop_str_in_output": sampling.keep_stop}
     if asked.choosing is not None:
         deciding = asked.choosing.deciding
         return SamplingParams(max_tokens=1, allowed_token_ids=deciding,
@@ -169,6 +185,11 @@ def _sampling_params(asked: _Asked) -> Any:
     grammar = StructuredOutputsParams(json=sampling.json_schema) if sampling.json_schema else None
     return SamplingParams(max_tokens=sampling.max_tokens, logprobs=0,
                           structured_outputs=grammar, **common)
+
+
+def _stop_texts(asked: _Asked) -> list[str] | None:
+    """Those of `Sampling.stop` that no token stands for."""
+    return [end for end in asked.call.sampling.stop if end not in asked.stops.values()] or None
 
 
 def _decide(asked: _Asked, output: Any) -> Sample | None:
@@ -189,6 +210,7 @@ def _decide(asked: _Asked, output: Any) -> Sample | None:
 def _start(path: Path | str, config: EngineConfig, dtype: str, seed: int) -> Any:
     _set_environment(config)
     from vllm import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.llm_engine import LLMEngine
 
     arguments = EngineArgs(
@@ -196,8 +218,9 @@ def _start(path: Path | str, config: EngineConfig, dtype: str, seed: int) -> Any
         max_num_seqs=config.max_num_seqs, tensor_parallel_size=config.tensor_parallel_size,
         gpu_memory_utilization=config.gpu_memory_utilization, enable_prefix_caching=True,
         enforce_eager=config.enforce_eager or _on_cpu(), disable_log_stats=True,
+        block_size=_CPU_BLOCK_TOKENS if _on_cpu() else None,
         limit_mm_per_prompt={"image": MAX_IMAGES})
-    return LLMEngine.from_engine_args(arguments)
+    return LLMEngine.from_engine_args(arguments, UsageContext.LLM_CLASS)  # its tokens a step
 
 
 def _set_environment(config: EngineConfig) -> None:

@@ -56,8 +56,9 @@ class EngineConfig(Config):
     """GPUs that share one model."""
     max_model_len: int = Field(default=8192, ge=64)
     """Context length in tokens, image tokens included."""
-    max_num_seqs: int = Field(default=128, ge=1)
-    """Requests that the engine runs at a time."""
+    max_num_seqs: int | None = Field(default=None, ge=1)
+    """Requests that the engine runs at a time; null: what vLLM takes for the device (256 to
+    1,024)."""
     live_programs: int = Field(default=256, ge=1)
     """Games (or benchmark items) that are in flight in one actor."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)

@@ -42,6 +42,52 @@ def test_the_templates_lead_is_put_before_a_prefix_once(prefix: str, told: str) 
         assert sequence == (*map(ord, "yes"), 0)
 
 
+class Bytes(ChatRenderer):
+    """A renderer with a byte-level vocabulary in which a full stop stands in several tokens."""
+
+    def __init__(self, *merges: tuple[str, str]) -> None:
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        words = ["<end.>", *alphabet, *("".join(merge) for merge in merges)]
+        made = Tokenizer(models.BPE({word: at for at, word in enumerate(words)}, list(merges)))
+        made.decoder = decoders.ByteLevel()
+        self._tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<end.>")
+        self._words = words
+
+    def stops(self, *ends: str) -> dict[str, str]:
+        return {self._words[token]: end for token, end in self._find_stop_tokens(ends).items()}
+
+    def ids(self, *words: str) -> list[int]:
+        return [self._words.index(word) for word in words]
+
+
+def test_every_token_that_ends_with_an_end_is_a_stop_whole() -> None:
+    chat = Bytes((".", '"'), (".", "\u010a"), (".", "."), (".", "c"), (".", ","), ("?", "!"))
+    assert chat.stops(".") == {".": ".", '."': ".", ".\u010a": ".", "..": "."}
+    assert chat.stops(".", "!") == chat.stops(".") | {"!": "!", "?!": "!"}
+
+
+def test_an_end_of_several_tokens_has_no_stop_token() -> None:
+    assert Bytes().stops("\n", "\u3002", "...") == {}
+
+
+def test_what_goes_on_is_decoded_with_the_white_space_before_it() -> None:
+    chat = Bytes((".", '"'), ("\u0120", "a"))
+    assert chat.decode_after(chat.ids("b"), chat.ids("\u0120a", '."')) == ' a."'
+
+
+@pytest.mark.slow
+def test_text_is_decoded_as_vllm_does_it() -> None:
+    chat = ChatRenderer(MODEL)
+    reply = "a big red circle at the top left ."
+    begun, whole = chat.prompt_ids(asked("")), chat.prompt_ids(asked(reply))
+    assert chat.decode_after(begun, whole[len(begun):]) == f" {reply}"
+    (stop,) = chat.stop_tokens((".",))
+    assert whole[-1] == stop
+
+
 @pytest.mark.slow
 def test_going_on_from_a_prefix_is_going_straight_on() -> None:
     from tokenizers.decoders import DecodeStream

@@ -122,6 +122,15 @@ def test_a_kept_stop_stands_at_the_end_and_is_named(engine: VllmEngine) -> None:
     assert not reply_to(engine, look("a", text=ask, sampling=cut)).text.endswith(".")
 
 
+def test_a_kept_stop_of_several_tokens_stands_at_the_end_too(engine: VllmEngine) -> None:
+    sampling = Sampling(max_tokens=40, stop=(".", " at the"), keep_stop=True)
+    call = look("a", text="describe the image .", sampling=sampling)
+    sample = reply_to(engine, call).samples[0]
+    assert sample.stopped_by == " at the" and sample.text.endswith(" at the")
+    (rest,) = reply_to(engine, replace(call, prefix=sample.text)).samples
+    assert rest.stopped_by == "." and rest.text.endswith(".")
+
+
 def test_a_reply_asked_for_sentence_by_sentence_is_the_reply(engine: VllmEngine) -> None:
     ask, greedy = "describe the image .", Sampling(max_tokens=200)
     whole = reply_to(engine, look("a", text=ask, sampling=greedy)).samples[0]
