@@ -50,10 +50,15 @@ def settings_of(place: StagePlace) -> RehearsalConfig | None:
     return None if stage.method == "calibrated" else stage.rehearsal
 
 
+def _settings(place: StagePlace) -> RehearsalConfig:
+    settings = settings_of(place)
+    assert settings is not None, f"{place.name} has no rehearsal"
+    return settings
+
+
 def plan(store: Store, place: StagePlace, images: Manifest) -> Manifest:
     """What is asked about which image: the same in every round, as the seed is the run's."""
-    config, settings = place.config, settings_of(place)
-    assert settings is not None, f"{place.name} has no rehearsal"
+    config, settings = place.config, _settings(place)
     return plan_prompts(store, images, settings, load_prompts(config.model.prompts), config.seed,
                         place.prefix(PROMPTS), config.shard_size)
 
@@ -63,8 +68,7 @@ def reply(
     on_progress: OnProgress | None = None,
 ) -> Manifest:
     """Let `model`, which is about to be trained, reply to every prompt."""
-    config, settings = place.config, settings_of(place)
-    assert settings is not None, f"{place.name} has no rehearsal"
+    config, settings = place.config, _settings(place)
     job = ProgramJob(
         program="rehearse", settings=settings.model_dump(mode="json"), prompts=config.model.prompts,
         round=place.round, stage=place.name, seed=place.seed,

@@ -20,6 +20,11 @@ OTHER_COUNTS = ("rows", "games")
 UNITS = {"contrastive": "questions", "calibrated": "searches"}
 """What a stage of a method begins with; all others begin with games."""
 
+ASKED = ("transcripts", "asked", "imagined", "searches", "rehearsal-replies")
+"""Artifacts for which models were asked, in the order in which they are made."""
+BESIDE = ("mix", "rehearsal")
+"""Artifacts that are learnt beside a stage's own rows."""
+
 
 @dataclass(frozen=True, slots=True)
 class FunnelStep:
@@ -56,6 +61,8 @@ class Production:
     num_started: int
     num_kept: int
     num_rows: int
+    num_beside: int
+    """Rows learnt beside the stage's own: mixed in and rehearsed."""
     num_calls: float
     prompt_tokens: float
     output_tokens: float
@@ -105,8 +112,8 @@ def production(view: RoundView, stage: StageView) -> Production:
     """Gather what the stage's record and manifests say about cost and yield."""
     record, manifests = stage.record, stage.manifests
     train, model = manifests.get("train"), manifests.get("model")
-    asked = [manifests[name] for name in ("transcripts", "asked", "imagined", "searches")
-             if name in manifests]
+    asked = [manifests[name] for name in ASKED if name in manifests]
+    beside = [manifests[name] for name in BESIDE if name in manifests]
     learnt = model.stats if model else {}
     num_asked = asked[0].num_rows if asked else 0
     return Production(
@@ -116,6 +123,7 @@ def production(view: RoundView, stage: StageView) -> Production:
         num_started=record.funnel.get("planned", record.funnel.get("played", num_asked)),
         num_kept=record.funnel.get("kept", 0),
         num_rows=train.num_rows if train else 0,
+        num_beside=sum(each.num_rows for each in beside),
         num_calls=_total(asked, "calls"),
         prompt_tokens=_total(asked, "prompt_tokens"),
         output_tokens=_total(asked, "output_tokens"),

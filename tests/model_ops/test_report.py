@@ -1,6 +1,7 @@
 """The report as text: complete, escaped, self-contained, small, and there for unfinished roots."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from model_ops.report.charts import Point, line_chart, ticks
 from model_ops.report.history import read_history
 from model_ops.report.page import render
 from model_ops.report.wording import duration, number, percent, spaced, verdict
-from model_ops.report.yields import funnel
+from model_ops.report.yields import funnel, production
 from schemas.config import ImagesConfig
+from schemas.manifest import Manifest, Shard
 from schemas.records import Evaluation, Metric, RoundRecord
 from schemas.store import Store
 from tests.model_ops.rooted import HOSTILE, PRIMARY, STAGE, build_root, save_photographs
@@ -61,6 +63,21 @@ def test_nothing_is_fetched_from_elsewhere(page: str) -> None:
 
 def test_the_same_root_gives_the_same_page(root: Store, page: str) -> None:
     assert render(root) == page
+
+
+def test_what_was_learnt_and_asked_beside_a_stage_counts(root: Store) -> None:
+    (view, *_) = [each for each in read_history(root).rounds if each.stages]
+    (stage,) = view.stages
+    plain = production(view, stage)
+    made = {name: Manifest(
+        kind=name, prefix=name, inputs_digest=name, stats={"calls": 7.0, "output_tokens": 90.0},
+        shards=[Shard(index=0, path="p", num_rows=num, num_bytes=1, sha256="0")])
+        for name, num in (("mix", 3), ("rehearsal", 4), ("rehearsal-replies", 5))}
+    beside = production(view, replace(stage, manifests={**stage.manifests, **made}))
+    assert (plain.num_beside, beside.num_beside) == (0, 7)
+    assert beside.num_calls == plain.num_calls + 7
+    assert beside.output_tokens == plain.output_tokens + 90
+    assert (beside.num_rows, beside.num_started) == (plain.num_rows, plain.num_started)
 
 
 @pytest.mark.slow
