@@ -10,13 +10,12 @@ note) count against the driver. The runs alternate, and each begins with cold ca
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from deploy.commands_run import DEMO
 from deploy.console import load_config
 from model_ops.engines.chat import to_conversation
 from model_ops.engines.clip_scorer import ClipScorer, encoder_identity, resolve_encoder
@@ -33,10 +32,9 @@ from schemas.searches import DescriptionRow, SearchRow
 from tests.bench.figures import Goal, show, spread
 from tests.bench.old_transformers import OldTransformers, Timed
 from tests.bench.recorded_prompts import Offline, RecordingEngine
-from tests.bench.workload import Played, Workload, rows_by_game, timed
+from tests.bench.workload import SEARCHING, Played, Workload, rows_by_game, timed
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]
-CONFIG = DEMO.with_name("nursery-calibrated.yaml")
 NUM_SEARCHES = 192
 RUNS = 3
 SEARCHES_ONE_BY_ONE = 3
@@ -99,20 +97,9 @@ class Search(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def engine(workload: Workload) -> Iterator[RecordingEngine]:
-    """As the games' one, but it runs as many requests at a time as searches ask for."""
-    config = workload.config
-    settings = config.engine.model_copy(
-        update={"max_num_seqs": load_config(CONFIG).engine.max_num_seqs})
-    made = RecordingEngine(workload.model, settings, workload.read, config.model.dtype)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def searches(workload: Workload, engine: RecordingEngine) -> Search:
     """The searches; a quarter of them were made once before anything is measured."""
-    (stage,) = load_config(CONFIG).stages
+    (stage,) = load_config(SEARCHING).stages
     assert isinstance(stage, CalibratedStage)
     texts = description_texts(load_prompts(workload.config.model.prompts))
     seed = workload.config.seed

@@ -36,6 +36,8 @@ from schemas.manifest import Manifest, digest
 from schemas.rows import GameRow
 from schemas.store import Store
 
+SEARCHING = DEMO.with_name("nursery-calibrated.yaml")
+"""The configuration whose searches are measured."""
 NUM_GAMES = int(os.environ.get("BENCH_GAMES", "128"))
 _TURN_LIMITS = (1, 2, 4, 8)
 _CONFIDENCES = (0.6, 0.9, 1.0)
@@ -138,9 +140,11 @@ def keys(games: Iterable[GameRow]) -> set[str]:
 
 
 def one_engine(engine: EngineConfig) -> EngineConfig:
-    """The cores of all engines for the one that a benchmark holds."""
-    return engine.model_copy(update={"num_actors": 1,
-                                     "num_cpus": engine.num_actors * engine.num_cpus})
+    """The cores of all engines for the one that a benchmark holds, and as many requests at a time
+    as searches ask for: two vLLM engines of one process do not outlive each other."""
+    return engine.model_copy(update={
+        "num_actors": 1, "num_cpus": engine.num_actors * engine.num_cpus,
+        "max_num_seqs": load_config(SEARCHING).engine.max_num_seqs})
 
 
 def _games_stage(config: RunConfig) -> DialogStage:
