@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+from model_ops.report.yields import ASKED
 from model_ops.rounds import read_rounds, round_prefix
 from model_ops.training.launch import read_metrics
 from schemas.artifacts import read_manifest
@@ -29,8 +30,6 @@ from tests.flows.small_run import BIN, environment, small_config
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
 SMALL = "a small run made for this"
-ASKED = ("transcripts", "asked", "imagined", "searches")
-"""Artifacts of the stages that a pool makes."""
 AT_WORK = ("questions", "generate", "evaluate", "train")
 """Steps of a round in which pools and trainers work (`questions`: of a contrastive stage)."""
 
