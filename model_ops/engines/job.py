@@ -18,6 +18,9 @@ from schemas.config import EngineConfig
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest, digest
 
+_ASKING = ("chat", "choosing", "clip_scorer", "conditioned", "endpoint", "vllm_engine")
+"""The sources of `engines` that say how a call is asked and its reply read."""
+
 
 class LocalModel(BaseModel):
     """Weights that an engine can load. `digest` identifies them, `path` is where they are now;
@@ -113,14 +116,15 @@ def shaping(engine: EngineConfig) -> dict[str, Any]:
 
 @cache
 def code_version(program: str) -> str:
-    """sha256 over the sources that shape rows (programs, looks, scores, ranks, forms) and the
-    program's own module: changed rules, new rows."""
+    """sha256 over the sources that shape rows (programs, looks, scores, ranks, forms, what a call
+    becomes on its way to a model) and the program's own module: changed rules, new rows."""
     import model_ops.programs
 
     content = hashlib.sha256()
     own = inspect.getsourcefile(find_program(program).factory)
     room = Path(next(iter(model_ops.programs.__path__)))
-    sources = [*sorted(room.glob("*.py")), room.parent / "looks.py",
+    engines = [room.parent / "engines" / f"{name}.py" for name in _ASKING]
+    sources = [*sorted(room.glob("*.py")), *engines, room.parent / "looks.py",
                room.parent / "benchmarks" / "vqa_score.py",
                room.parent / "curation" / "ranking.py", room.parent / "criteria" / "forms.py"]
     for path in [*sources, *([Path(own)] if own else [])]:

@@ -1,34 +1,43 @@
 """(h) Search: its searches/s as a share of vLLM's own offline speed, and CLIP encodes an image.
 (i) Searches/s against the reference's way (`reference_search`), which takes one node at a time.
+(j) The same of a whole pool, as nursery-calibrated.yaml has it: searches/s once it is at work, by
+    the seconds of `POOL_SEARCHES`, in which what starting takes is the same.
 
 A search is what the program `search` makes of a description: a tree of sentences, each with its
-log-probability and its cosine, at the settings of nursery-calibrated.yaml, in (i) with the image
-as it is alone, so that both ways ask as often; one search for each of `NUM_SEARCHES` images.
+log-probability and its cosine, at the settings of nursery-calibrated.yaml, in (i) and (j) with
+the image as it is alone, so that both ways ask as often; one search an image.
 Offline, `LLM.generate` answers the prompts of the very run, each level's prefixes included, all
 known in advance, with as many samples; it scores nothing, so the scorer's seconds (told in the
 note) count against the driver. The runs alternate, and each begins with cold caches.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from deploy.console import load_config
-from model_ops.engines.chat import to_conversation
+from model_ops import calibrated
+from model_ops.engines.chat import load_processor, to_conversation
 from model_ops.engines.clip_scorer import ClipScorer, encoder_identity, resolve_encoder
 from model_ops.engines.driver import Result
 from model_ops.grouping import read_refs
+from model_ops.images import import_images
+from model_ops.models import publish_base
 from model_ops.programs.context import JobContext
 from model_ops.programs.describing import description_messages, description_texts
 from model_ops.programs.searching import search
 from model_ops.prompts import load_prompts
+from model_ops.stages import StagePlace
+from schemas.artifacts import read_rows
 from schemas.config import CalibratedStage, SearchConfig
 from schemas.manifest import digest
 from schemas.rows import row_id
 from schemas.searches import DescriptionRow, SearchRow
+from schemas.store import Store
 from tests.bench.figures import Goal, show, spread
 from tests.bench.old_transformers import OldTransformers, Timed
 from tests.bench.recorded_prompts import Offline, RecordingEngine
@@ -37,7 +46,10 @@ from tests.bench.workload import SEARCHING, Played, Workload, rows_by_game, time
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]
 NUM_SEARCHES = 192
 RUNS = 3
-SEARCHES_ONE_BY_ONE = 3
+POOL_SEARCHES = (200, 1000)
+REFERENCE_SECONDS = 20.0
+REFERENCE_SEARCHES = 3
+"""Of a run at least: with many image tokens one takes 8 s."""
 STAGE = "00-calibrated"
 
 
@@ -62,16 +74,6 @@ class Found(NamedTuple):
     num_encoded: int
     scoring: float
 
-    @property
-    def num_nodes(self) -> int:
-        """Sentences of all trees."""
-        return sum(len(row.nodes) - 1 for row in self.rows)
-
-    @property
-    def num_sampled(self) -> int:
-        """The same before equal siblings became one."""
-        return self.num_nodes + sum(row.num_merged for row in self.rows)
-
 
 class Search(NamedTuple):
     """What is described, and how replies are searched for."""
@@ -94,6 +96,32 @@ class Search(NamedTuple):
         rows = [row for row in rows_by_game(played).values() if isinstance(row, SearchRow)]
         assert {row.prompt_id for row in rows} == {item.prompt_id for item in chosen}
         return Found(played, rows, scorer.num_encoded, scorer.seconds)
+
+
+class Reference:
+    """The reference's way: one search after the other, going round the images of *searches*."""
+
+    def __init__(self, process: OldTransformers, searches: Search, folder: Path) -> None:
+        self._process, self._folder = process, folder
+        self._read, self._items = searches.workload.read, cycle(searches.items)
+        self._prompts = load_prompts(searches.workload.config.model.prompts)
+        self._processor = load_processor(searches.workload.model)
+
+    def run(self, seconds: float = REFERENCE_SECONDS) -> list[Timed]:
+        """Search for so long, three times at least (once for no time)."""
+        made: list[Timed] = []
+        least = REFERENCE_SEARCHES if seconds else 1
+        while len(made) < least or sum(each.seconds for each in made) < seconds:
+            made.append(self._search(next(self._items)))
+        return made
+
+    def _search(self, item: DescriptionRow) -> Timed:
+        picture = self._folder / f"{item.row_id}.png"
+        picture.write_bytes(self._read(item.image))
+        prompt = self._processor.apply_chat_template(
+            to_conversation(description_messages(self._prompts, item.question)),
+            add_generation_prompt=True, tokenize=False)
+        return self._process.search(item.row_id, prompt, picture)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +150,7 @@ def test_search_as_a_share_of_vllm_offline(searches: Search, engine: RecordingEn
               "offline_searches_per_second": [num / offline.seconds for _, offline in runs],
               "scoring_share": [found.scoring / found.played.seconds for found, _ in runs]}
     note = (f"{RUNS} alternating runs of {num} searches, "
-            f"{spread([found.num_nodes / num for found, _ in runs])} sentences each; driver "
+            f"{spread([num_nodes(found.rows) / num for found, _ in runs])} sentences each; driver "
             f"{spread(speeds['driver_searches_per_second'])} searches/s, of which scoring "
             f"{spread(speeds['scoring_share'])}, offline "
             f"{spread(speeds['offline_searches_per_second'])} searches/s")
@@ -139,53 +167,80 @@ def _both(searches: Search, engine: RecordingEngine, driver_first: bool) -> tupl
     found = searches.run(engine)
     assert found.num_encoded == len(searches.items)
     assert len(engine.sent) == sum(row.num_calls for row in found.rows)
-    assert sum(sent.params.n for sent in engine.sent) >= found.num_sampled
+    assert sum(sent.params.n for sent in engine.sent) >= num_sampled(found.rows)
     return found, offline or engine.replay_offline(engine.sent)
 
 
+@pytest.fixture(scope="module")
+def alike(searches: Search) -> Search:
+    """The searches with the image as it is alone: both ways then ask as often."""
+    return searches._replace(settings=searches.settings.model_copy(
+        update={"looks": [], "scorer_look": None}))
+
+
+@pytest.fixture(scope="module")
+def reference(alike: Search, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
+    """The reference's way with as many threads as all our engines have; one search was made."""
+    folder = tmp_path_factory.mktemp("reference")
+    workload, settings = alike.workload, alike.settings
+    process = OldTransformers(
+        workload.model, Path(resolve_encoder(settings.scorer)), settings.model_dump(mode="json"),
+        folder, max(1, int(workload.config.engine.num_cpus)))
+    made = Reference(process, alike, folder)
+    made.run(seconds=0.0)
+    yield made
+    process.close()
+
+
 def test_search_against_the_references_way(
-        searches: Search, engine: RecordingEngine, tmp_path: Path) -> None:
-    alike = searches.settings.model_copy(update={"looks": [], "scorer_look": None})
-    searches = searches._replace(settings=alike)
-    workload, items = searches.workload, searches.items
-    reference = OldTransformers(
-        workload.model, Path(resolve_encoder(alike.scorer)), alike.model_dump(mode="json"),
-        tmp_path, max(1, int(workload.config.engine.num_cpus)))
+        alike: Search, reference: Reference, engine: RecordingEngine) -> None:
     runs = []
-    try:
-        _slowly(reference, searches, items[:1], tmp_path)
-        for number in range(RUNS):
-            few = items[1 + number * SEARCHES_ONE_BY_ONE:][:SEARCHES_ONE_BY_ONE]
-            found = searches.run(engine)
-            timed = _slowly(reference, searches, few, tmp_path)
-            runs.append(Compared(found, timed))
-    finally:
-        reference.close()
-    image_tokens = found.rows[0].num_image_tokens // found.rows[0].num_calls
-    note = (f"{image_tokens} image tokens, {RUNS} alternating runs, {len(items)} "
-            f"searches against {SEARCHES_ONE_BY_ONE}; driver "
-            f"{spread([each.speed for each in runs])} searches/s, reference "
-            f"{spread([each.reference for each in runs])}")
-    show("(i) searches/s, times the reference's way",
-         [each.speed / each.reference for each in runs], note, Goal(">=", 20))
-    sampled = [each.times(each.found.num_sampled) for each in runs]
-    kept = [each.times(each.found.num_nodes) for each in runs]
-    show("(i) sentences/s sampled, times the reference's way", sampled,
-         "the same runs; of equal siblings each counts")
-    show("(i) sentences/s kept, times the reference's way", kept,
-         "the same runs; of equal siblings one counts; diverse beams make few equal")
+    for _ in range(RUNS):
+        found = alike.run(engine)
+        runs.append(Compared(len(found.rows) / found.played.seconds, found.rows, reference.run()))
+    _show(runs, "(i)", f"{len(alike.items)} searches on one engine of "
+                       f"{alike.workload.config.engine.num_cpus:g} cores")
+
+
+def test_pool_of_searches_against_the_references_way(
+        alike: Search, reference: Reference, tmp_path: Path) -> None:
+    fewer, more = POOL_SEARCHES
+    runs, starts = [], []
+    for number in range(RUNS):
+        (few, _), (many, rows) = (_pooled(Store(str(tmp_path / f"{number}-{num}")), alike, num)
+                                  for num in POOL_SEARCHES)
+        speed = (more - fewer) / (many - few)
+        runs.append(Compared(speed, rows, reference.run()))
+        starts.append(few - fewer / speed)
+    engine = load_config(SEARCHING).engine
+    _show(runs, "(j)", f"{more} searches less {fewer} on a pool of {engine.num_actors} engines of "
+                       f"{engine.num_cpus:g} core, which takes {spread(starts)} s to start")
+
+
+def _pooled(store: Store, searches: Search, num: int) -> tuple[float, list[SearchRow]]:
+    """The stage itself searches for replies to *num* images: its seconds, and its rows."""
+    config, example = searches.workload.config, load_config(SEARCHING)
+    engine = example.engine.model_copy(update={"max_model_len": config.engine.max_model_len})
+    stage = example.stages[0].model_copy(update={"search": searches.settings})
+    config = config.model_copy(update={
+        "engine": engine, "stages": [stage], "shard_size": example.shard_size,
+        "images": config.images.model_copy(update={"limit": num})})
+    images, model = import_images(store, config.images), publish_base(store, config.model)
+    place = StagePlace(config, 1, 0)
+    prompts = calibrated.plan_prompts(store, place, images)
+    begun = time.perf_counter()
+    found = calibrated.search(store, place, prompts, images, model)
+    seconds = time.perf_counter() - begun
+    assert found.num_rows == num
+    return seconds, list(read_rows(store, found, SearchRow))
 
 
 class Compared(NamedTuple):
-    """One run of the driver, and a few searches in the reference's way."""
+    """Our searches/s and what was found, and a few searches in the reference's way."""
 
-    found: Found
+    speed: float
+    rows: Sequence[SearchRow]
     timed: Sequence[Timed]
-
-    @property
-    def speed(self) -> float:
-        """Searches/s of the driver."""
-        return len(self.found.rows) / self.found.played.seconds
 
     @property
     def reference(self) -> float:
@@ -193,25 +248,34 @@ class Compared(NamedTuple):
         return len(self.timed) / sum(each.seconds for each in self.timed)
 
     def times(self, num_sentences: int) -> float:
-        """So many sentences of the driver a second, by those of the reference's way."""
+        """So many sentences of ours a second, by those of the reference's way."""
+        ours = num_sentences / len(self.rows) * self.speed
         theirs = sum(each.num_sentences for each in self.timed) / len(self.timed)
-        return num_sentences / self.found.played.seconds / (theirs * self.reference)
+        return ours / (theirs * self.reference)
 
 
-def _slowly(reference: OldTransformers, searches: Search, items: Sequence[DescriptionRow],
-            folder: Path) -> list[Timed]:
-    """Search for replies to *items* one by one, in the reference's way."""
-    from transformers import AutoProcessor
+def _show(runs: Sequence[Compared], mark: str, what: str) -> None:
+    """The three figures of a comparison: by searches, by sentences sampled, by sentences kept."""
+    image_tokens = runs[0].rows[0].num_image_tokens // runs[0].rows[0].num_calls
+    note = (f"{image_tokens} image tokens, {RUNS} alternating runs of {what}, and of "
+            f"{spread([len(each.timed) for each in runs])} of the reference's way in one process; "
+            f"{spread([each.speed for each in runs])} and "
+            f"{spread([each.reference for each in runs])} searches/s")
+    show(f"{mark} searches/s, times the reference's way",
+         [each.speed / each.reference for each in runs], note, Goal(">=", 20))
+    show(f"{mark} sentences/s sampled, times the reference's way",
+         [each.times(num_sampled(each.rows)) for each in runs],
+         "the same runs; of equal siblings each counts")
+    show(f"{mark} sentences/s kept, times the reference's way",
+         [each.times(num_nodes(each.rows)) for each in runs],
+         "the same runs; of equal siblings one counts; diverse beams make few equal")
 
-    workload = searches.workload
-    processor = AutoProcessor.from_pretrained(workload.model)
-    prompts = load_prompts(workload.config.model.prompts)
-    made = []
-    for item in items:
-        picture = folder / f"{item.row_id}.png"
-        picture.write_bytes(workload.read(item.image))
-        prompt = processor.apply_chat_template(
-            to_conversation(description_messages(prompts, item.question)),
-            add_generation_prompt=True, tokenize=False)
-        made.append(reference.search(item.row_id, prompt, picture))
-    return made
+
+def num_nodes(rows: Iterable[SearchRow]) -> int:
+    """Sentences of all trees."""
+    return sum(len(row.nodes) - 1 for row in rows)
+
+
+def num_sampled(rows: Iterable[SearchRow]) -> int:
+    """The same before equal siblings became one."""
+    return sum(len(row.nodes) - 1 + row.num_merged for row in rows)

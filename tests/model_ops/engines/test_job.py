@@ -63,8 +63,8 @@ def test_criteria_count_by_their_content_not_by_their_place(tmp_path: Path) -> N
     assert by_content({"metric": "m", "criteria": None}) == {"metric": "m", "criteria": None}
 
 
-@pytest.mark.parametrize("source", ["dialog.py", "looks.py", "vqa_score.py", "ranking.py",
-                                    "forms.py"])
+@pytest.mark.parametrize("source", ["dialog.py", "chat.py", "clip_scorer.py", "looks.py",
+                                    "vqa_score.py", "ranking.py", "forms.py"])
 def test_the_code_that_shapes_rows_is_part_of_the_digest(
     monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
