@@ -36,7 +36,7 @@ class OldTransformers:
                "num_threads": num_threads}
         self._process = subprocess.Popen(
             [str(_python(ENVIRONMENT)), "-W", "ignore", str(SCRIPT)], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_plain_environment())
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=plain_environment())
         assert self._ask(job) == "ready"
 
     def search(self, key: str, prompt: str, picture: Path) -> Timed:
@@ -81,7 +81,7 @@ def _run(command: Sequence[str]) -> None:
     subprocess.run(command, check=True)
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """This process's, without what vLLM sets for its own threads."""
     return {name: value for name, value in os.environ.items()
             if not name.startswith(("OMP_", "KMP_", "LD_PRELOAD", "PYTHON"))}

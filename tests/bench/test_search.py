@@ -11,6 +11,9 @@ known in advance, with as many samples; it scores nothing, so the scorer's secon
 note) count against the driver. The runs alternate, and each begins with cold caches.
 """
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle
@@ -20,27 +23,24 @@ from typing import NamedTuple
 import pytest
 
 from deploy.console import load_config
-from model_ops import calibrated
 from model_ops.engines.chat import load_processor, to_conversation
 from model_ops.engines.clip_scorer import ClipScorer, encoder_identity, resolve_encoder
 from model_ops.engines.driver import Result
 from model_ops.grouping import read_refs
-from model_ops.images import import_images
-from model_ops.models import publish_base
 from model_ops.programs.context import JobContext
 from model_ops.programs.describing import description_messages, description_texts
 from model_ops.programs.searching import search
 from model_ops.prompts import load_prompts
-from model_ops.stages import StagePlace
-from schemas.artifacts import read_rows
+from schemas.artifacts import read_manifest, read_rows
 from schemas.config import CalibratedStage, SearchConfig
 from schemas.manifest import digest
 from schemas.rows import row_id
 from schemas.searches import DescriptionRow, SearchRow
 from schemas.store import Store
 from tests.bench.figures import Goal, show, spread
-from tests.bench.old_transformers import OldTransformers, Timed
+from tests.bench.old_transformers import OldTransformers, Timed, plain_environment
 from tests.bench.recorded_prompts import Offline, RecordingEngine
+from tests.bench.search_pool import PREFIX, without_looks
 from tests.bench.workload import SEARCHING, Played, Workload, rows_by_game, timed
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]
@@ -64,6 +64,13 @@ class TimedScorer(ClipScorer):
         results = super().step()
         self.seconds += time.perf_counter() - begun
         return results
+
+
+class Pooled(NamedTuple):
+    """One timed run of a pool, from its first start to its last row."""
+
+    seconds: float
+    rows: list[SearchRow]
 
 
 class Found(NamedTuple):
@@ -174,8 +181,7 @@ def _both(searches: Search, engine: RecordingEngine, driver_first: bool) -> tupl
 @pytest.fixture(scope="module")
 def alike(searches: Search) -> Search:
     """The searches with the image as it is alone: both ways then ask as often."""
-    return searches._replace(settings=searches.settings.model_copy(
-        update={"looks": [], "scorer_look": None}))
+    return searches._replace(settings=without_looks(searches.settings))
 
 
 @pytest.fixture(scope="module")
@@ -203,36 +209,29 @@ def test_search_against_the_references_way(
 
 
 def test_pool_of_searches_against_the_references_way(
-        alike: Search, reference: Reference, tmp_path: Path) -> None:
+        reference: Reference, tmp_path: Path, repo: Path) -> None:
     fewer, more = POOL_SEARCHES
     runs, starts = [], []
     for number in range(RUNS):
-        (few, _), (many, rows) = (_pooled(Store(str(tmp_path / f"{number}-{num}")), alike, num)
-                                  for num in POOL_SEARCHES)
-        speed = (more - fewer) / (many - few)
-        runs.append(Compared(speed, rows, reference.run()))
-        starts.append(few - fewer / speed)
+        few, many = (_pooled(tmp_path / f"{number}-{num}", num, repo)
+                     for num in POOL_SEARCHES)
+        speed = (more - fewer) / (many.seconds - few.seconds)
+        runs.append(Compared(speed, many.rows, reference.run()))
+        starts.append(few.seconds - fewer / speed)
     engine = load_config(SEARCHING).engine
     _show(runs, "(j)", f"{more} searches less {fewer} on a pool of {engine.num_actors} engines of "
                        f"{engine.num_cpus:g} core, which takes {spread(starts)} s to start")
 
 
-def _pooled(store: Store, searches: Search, num: int) -> tuple[float, list[SearchRow]]:
-    """The stage itself searches for replies to *num* images: its seconds, and its rows."""
-    config, example = searches.workload.config, load_config(SEARCHING)
-    engine = example.engine.model_copy(update={"max_model_len": config.engine.max_model_len})
-    stage = example.stages[0].model_copy(update={"search": searches.settings})
-    config = config.model_copy(update={
-        "engine": engine, "stages": [stage], "shard_size": example.shard_size,
-        "images": config.images.model_copy(update={"limit": num})})
-    images, model = import_images(store, config.images), publish_base(store, config.model)
-    place = StagePlace(config, 1, 0)
-    prompts = calibrated.plan_prompts(store, place, images)
-    begun = time.perf_counter()
-    found = calibrated.search(store, place, prompts, images, model)
-    seconds = time.perf_counter() - begun
-    assert found.num_rows == num
-    return seconds, list(read_rows(store, found, SearchRow))
+def _pooled(root: Path, num: int, repo: Path) -> Pooled:
+    """A pool of its own searches for replies to *num* images, in processes of its own."""
+    ended = subprocess.run([sys.executable, "-m", "tests.bench.search_pool", str(root), str(num)],
+                           cwd=repo, env={**plain_environment(), "PYTHONPATH": str(repo)},
+                           text=True, capture_output=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    store = Store(str(root))
+    return Pooled(float(json.loads(ended.stdout.splitlines()[-1])),
+                  list(read_rows(store, read_manifest(store, PREFIX), SearchRow)))
 
 
 class Compared(NamedTuple):
