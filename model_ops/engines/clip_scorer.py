@@ -7,7 +7,7 @@ alike enough for a game is left to `model_ops.grouping`.
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Vector = NDArray[np.float32]
 
 KeyT = TypeVar("KeyT")
+ValueT = TypeVar("ValueT")
 _REMEMBERED = 20_000
 _BATCH = 64
 
@@ -89,7 +90,7 @@ class ClipScorer:
         self._pictures = PictureMemory(read, max_pixels)
         self._pending: list[tuple[int, Score]] = []
         self._images: OrderedDict[tuple[str, str], Vector] = OrderedDict()
-        self._texts: OrderedDict[str, Vector] = OrderedDict()
+        self._texts: OrderedDict[str, _Text] = OrderedDict()
         self.num_encoded = 0
 
     def submit(self, call_id: int, call: Call, seed: int | None) -> None:
@@ -110,7 +111,8 @@ class ClipScorer:
             self.num_encoded += len(new)
         unknown = {t: None for _, c in taken for t in c.texts if t not in self._texts}
         for batch in _batches(list(unknown)):
-            _remember(self._texts, batch, self._encoder.texts(batch))
+            cut = map(self._encoder.is_truncated, batch)
+            _remember(self._texts, batch, map(_Text, self._encoder.texts(batch), cut))
         replies: list[tuple[int, Result]] = [(i, self._reply(call)) for i, call in taken]
         for memory in (self._images, self._texts):
             while len(memory) > _REMEMBERED:
@@ -125,17 +127,26 @@ class ClipScorer:
 
     def _reply(self, call: Score) -> ScoreReply:
         image = self._images[_key(call)]
-        cosines = tuple(float(self._texts[text] @ image) for text in call.texts)
-        return ScoreReply(cosines, sum(self._encoder.is_truncated(t) for t in call.texts))
+        texts = [self._texts[text] for text in call.texts]
+        return ScoreReply(tuple(float(text.vector @ image) for text in texts),
+                          sum(text.is_truncated for text in texts))
+
+
+class _Text(NamedTuple):
+    """What is remembered of a text."""
+
+    vector: Vector
+    is_truncated: bool
 
 
 def _key(call: Score) -> tuple[str, str]:
     return call.image.image_id, call.look
 
 
-def _remember(memory: "OrderedDict[KeyT, Vector]", keys: Iterable[KeyT], vectors: Vector) -> None:
-    for key, vector in zip(keys, vectors, strict=True):
-        memory[key] = vector
+def _remember(memory: "OrderedDict[KeyT, ValueT]", keys: Iterable[KeyT],
+              values: Iterable[ValueT]) -> None:
+    for key, value in zip(keys, values, strict=True):
+        memory[key] = value
 
 
 def _batches(texts: Sequence[str]) -> Iterable[list[str]]:

@@ -5,6 +5,7 @@ reply is available in the step in which its last token was sampled. Images carry
 key, so an image is preprocessed once (`processed`) and its prompt prefix computed once per actor.
 """
 
+import gc
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,8 @@ _MAX_DECIDING_TOKENS = 128
 _CPU_BLOCK_TOKENS = 32
 """Prompt prefixes are shared in whole blocks: 128 tokens, vLLM's own choice on a CPU, is more than
 most prompts have. The least that its CPU attention takes."""
+_GARBAGE_THRESHOLDS = (10_000, 20, 50)
+"""vLLM makes thousands of objects a step, hardly any in cycles: Python need not look so often."""
 
 
 @dataclass(slots=True)
@@ -183,7 +186,7 @@ def _sampling_params(asked: _Asked) -> Any:
         return SamplingParams(max_tokens=1, allowed_token_ids=deciding,
                               logprob_token_ids=deciding[:_MAX_DECIDING_TOKENS], **common)
     grammar = StructuredOutputsParams(json=sampling.json_schema) if sampling.json_schema else None
-    return SamplingParams(max_tokens=sampling.max_tokens, logprobs=0,
+    return SamplingParams(max_tokens=sampling.max_tokens, logprobs=0, flat_logprobs=True,
                           structured_outputs=grammar, **common)
 
 
@@ -220,6 +223,7 @@ def _start(path: Path | str, config: EngineConfig, dtype: str, seed: int) -> Any
         enforce_eager=config.enforce_eager or _on_cpu(), disable_log_stats=True,
         block_size=_CPU_BLOCK_TOKENS if _on_cpu() else None,
         limit_mm_per_prompt={"image": MAX_IMAGES})
+    gc.set_threshold(*_GARBAGE_THRESHOLDS)
     return LLMEngine.from_engine_args(arguments, UsageContext.LLM_CLASS)  # its tokens a step
 
 
