@@ -37,8 +37,9 @@ lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: setup ## the benchmarks of the README; the last one on a model with 450 image tokens
-	@$(BIN)/pytest -m bench -s tests/bench
+bench: setup ## the benchmarks of the README; searches also on a model with 450 image tokens
+	@$(BIN)/pytest -m bench -s tests/bench --ignore=tests/bench/test_search.py
+	@BENCH_CONFIG=deploy/configs/full.yaml $(BIN)/pytest -m bench -s tests/bench/test_search.py
 	@$(BIN)/python -m tests.bench.tiled_model runs/bench/tiled
 	@BENCH_CONFIG=runs/bench/tiled/bench.yaml $(BIN)/pytest -m bench -s tests/bench/test_search.py \
 		-k "reference and not pool"

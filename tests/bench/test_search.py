@@ -5,7 +5,8 @@
 
 A search is what the program `search` makes of a description: a tree of sentences, each with its
 log-probability and its cosine, at the settings of nursery-calibrated.yaml, in (i) and (j) with
-the image as it is alone, so that both ways ask as often; one search an image.
+the image as it is alone, so that both ways ask as often; one search an image. `make bench` takes
+the engine of full.yaml, which searches too: as many requests at a time as the example's.
 Offline, `LLM.generate` answers the prompts of the very run, each level's prefixes included, all
 known in advance, with as many samples; it scores nothing, so the scorer's seconds (told in the
 note) count against the driver. The runs alternate, and each begins with cold caches.

@@ -6,7 +6,7 @@ each call costs can only be seen with many. Here the picture is enlarged to 336 
 has never seen tiles, its language part learns to caption with them for a few minutes, by the facts
 of `home` and `field` scenes: a model to measure speed with, which says whole sentences and no more.
 
-DIR/bench.yaml is the demo's configuration with this model: `BENCH_CONFIG=DIR/bench.yaml`.
+DIR/bench.yaml is full.yaml with this model: `BENCH_CONFIG=DIR/bench.yaml`.
 """
 
 import random
@@ -97,7 +97,7 @@ def main(folder: Path) -> None:
         part.save_pretrained(folder)
     (folder / "generation_config.json").write_bytes(
         (source / "generation_config.json").read_bytes())
-    config = yaml.safe_load(DEMO.read_text())
+    config = yaml.safe_load(DEMO.with_name("full.yaml").read_text())
     config["model"]["uri"] = str(folder.absolute())
     config["engine"]["max_model_len"] = MAX_MODEL_LEN
     (folder / "bench.yaml").write_text(yaml.safe_dump(config))

@@ -1,7 +1,8 @@
 """The games that the speed benchmarks play: the demo's model, rules, engine and kind of images.
 
 Groups are drawn at random: how alike the images of a game are changes who wins, not what is asked.
-`BENCH_CONFIG` takes the same benchmarks to another model, `BENCH_GAMES` to another number of games.
+`BENCH_CONFIG` names another configuration with a dialog stage, to take model, rules, engine and
+images from; `BENCH_GAMES` is another number of games.
 """
 
 import os
@@ -37,7 +38,7 @@ from schemas.rows import GameRow
 from schemas.store import Store
 
 SEARCHING = DEMO.with_name("nursery-calibrated.yaml")
-"""The configuration whose searches are measured."""
+"""The configuration whose searches, and whose pool, are measured."""
 NUM_GAMES = int(os.environ.get("BENCH_GAMES", "128"))
 _TURN_LIMITS = (1, 2, 4, 8)
 _CONFIDENCES = (0.6, 0.9, 1.0)
@@ -140,17 +141,13 @@ def keys(games: Iterable[GameRow]) -> set[str]:
 
 
 def one_engine(engine: EngineConfig) -> EngineConfig:
-    """The cores of all engines for the one that a benchmark holds, and as many requests at a time
-    as searches ask for: two vLLM engines of one process do not outlive each other."""
+    """The cores of all engines for the one that a benchmark holds."""
     return engine.model_copy(update={
-        "num_actors": 1, "num_cpus": engine.num_actors * engine.num_cpus,
-        "max_num_seqs": load_config(SEARCHING).engine.max_num_seqs})
+        "num_actors": 1, "num_cpus": engine.num_actors * engine.num_cpus})
 
 
 def _games_stage(config: RunConfig) -> DialogStage:
-    stage = config.stages[0]
-    assert isinstance(stage, DialogStage), "the games are those of a dialog stage"
-    return stage
+    return next(stage for stage in config.stages if isinstance(stage, DialogStage))
 
 
 def _context(workload: Workload, rules: DialogPlayConfig) -> JobContext[DialogPlayConfig]:
