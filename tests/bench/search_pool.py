@@ -6,12 +6,9 @@ under `PREFIX` of ROOT; printed is a JSON line, the seconds that they took with 
 """
 
 import json
-import os
 import sys
 import time
-from pathlib import Path
 
-from deploy.commands_run import DEMO
 from deploy.console import load_config
 from model_ops import calibrated
 from model_ops.images import import_images
@@ -19,7 +16,7 @@ from model_ops.models import publish_base
 from model_ops.stages import StagePlace
 from schemas.config import CalibratedStage, RunConfig, SearchConfig
 from schemas.store import Store
-from tests.bench.workload import SEARCHING
+from tests.bench.workload import SEARCHING, measured_config
 
 PREFIX = "rounds/round=0001/00-calibrated/searches"
 
@@ -31,7 +28,7 @@ def without_looks(settings: SearchConfig) -> SearchConfig:
 
 def pool_config(num: int) -> RunConfig:
     """The example's pool and search, the model and *num* images of the other benchmarks."""
-    asked, example = load_config(Path(os.environ.get("BENCH_CONFIG", DEMO))), load_config(SEARCHING)
+    asked, example = measured_config(), load_config(SEARCHING)
     (stage,) = example.stages
     assert isinstance(stage, CalibratedStage)
     return example.model_copy(update={

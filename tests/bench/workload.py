@@ -88,9 +88,14 @@ class Played(NamedTuple):
         return sum(outcome.usage.num_output_tokens for outcome in self.outcomes)
 
 
+def measured_config() -> RunConfig:
+    """The configuration that `BENCH_CONFIG` names, or the demo's."""
+    return load_config(Path(os.environ.get("BENCH_CONFIG", DEMO)))
+
+
 def plan(store: Store, num_games: int = NUM_GAMES) -> Workload:
     """Import images and draw games, in the demo's proportion of game sizes and images a game."""
-    config = load_config(Path(os.environ.get("BENCH_CONFIG", DEMO)))
+    config = measured_config()
     config = config.model_copy(update={"engine": one_engine(config.engine)})
     planned = _games_stage(config).games
     share = num_games / sum(planned.values())
